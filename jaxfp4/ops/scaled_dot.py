@@ -1,0 +1,258 @@
+"""scaled_dot: floats or codes times codes, contracted along the last axes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.interpreters import ad
+
+from jaxfp4.errors import ShapeError, describe
+from jaxfp4.formats import BlockShape, Format
+from jaxfp4.ops import _blocks
+from jaxfp4.ops._factors import Axes, Factors
+from jaxfp4.ops._op import Op, batch_leading
+from jaxfp4.ops.dequantize_blocks import check_codes, dequantize_blocks, values_shape
+from jaxfp4.reference import dot as reference
+
+Operand = tuple[Format, BlockShape] | None
+
+
+def _value_shape(shape: tuple[int, ...], spec: Operand) -> tuple[int, ...]:
+    return shape if spec is None else values_shape(shape, spec[0])
+
+
+def _results(
+    lhs, lhs_scale, lhs_global, rhs, rhs_scale, rhs_global,
+    lhs_spec: Operand, rhs_spec: Operand, dtype, rhs_layout: int,
+):  # fmt: skip
+    assert rhs_spec is not None
+    del rhs_layout
+    check_codes("scaled_dot", "rhs", rhs, rhs_scale, *rhs_spec)
+    if lhs_spec is None:
+        _blocks.check_float("scaled_dot", lhs, "lhs")
+    else:
+        check_codes("scaled_dot", "lhs", lhs, lhs_scale, *lhs_spec)
+    a, b = _value_shape(lhs.shape, lhs_spec), _value_shape(rhs.shape, rhs_spec)
+    batch = len(b) - 2
+    if a[-1] != b[-1] or a[:batch] != b[:batch] or len(a) < batch + 2:
+        raise ShapeError(
+            f"scaled_dot: lhs of shape {a} and rhs of shape {b} (stored: contracted axis last) do "
+            "not contract: batch axes must agree, and the last axes, and lhs needs a row axis"
+        )
+    if lhs_spec is not None and (lhs_spec[1][0] or 0) > 1 and len(a) != batch + 2:
+        raise ShapeError(
+            f"scaled_dot: lhs in blocks of {lhs_spec[1]} needs exactly one row axis, it has shape {a}"
+        )
+    for what, g, lead in (("lhs", lhs_global, a[:-1]), ("rhs", rhs_global, b[:batch])):
+        if g.dtype != jnp.float32 or tuple(g.shape) != tuple(lead[: len(g.shape)]):
+            raise ShapeError(
+                f"scaled_dot: the global scale of {what} is {describe(g)}; it must be float32 over "
+                f"leading axes of {lead}"
+            )
+    return [((*a[:-1], b[-2]), dtype)]
+
+
+def _reference(*operands, lhs_spec, rhs_spec, dtype, rhs_layout):
+    assert rhs_layout == 0
+    return (reference.scaled_dot(*operands, lhs_spec, rhs_spec, dtype),)
+
+
+def _attributes(lhs_spec: Operand, rhs_spec: Operand, dtype, rhs_layout: int) -> dict[str, int]:
+    del dtype
+    assert rhs_spec is not None
+    none = {"lhs_element": -1, "lhs_scale_type": 0, "lhs_block_rows": 0, "lhs_block_cols": 0}
+    lhs = none if lhs_spec is None else _blocks.block_attributes(*lhs_spec, prefix="lhs_")
+    rhs = _blocks.block_attributes(*rhs_spec, prefix="rhs_")
+    return lhs | rhs | {"rhs_layout": rhs_layout}
+
+
+def _contracted_unit(spec: Operand) -> int:
+    """Elements along K that a sharding must keep together."""
+    if spec is None:
+        return 1
+    return spec[1][1] or spec[0].element.codes_per_group
+
+
+def _factors(
+    lhs, lhs_scale, lhs_global, rhs, rhs_scale, rhs_global, lhs_spec, rhs_spec, dtype, rhs_layout
+) -> Factors:
+    del dtype, rhs_layout
+    batch = len(rhs) - 2
+    unit = math.lcm(_contracted_unit(lhs_spec), _contracted_unit(rhs_spec))
+    names = _Names(unit)
+    lead: Axes = tuple((f"b{i}",) for i in range(batch))
+    rows: Axes = tuple((f"m{i}",) for i in range(len(lhs) - batch - 1))
+    lhs_axes = names.operand(lead, rows, "m", lhs, lhs_scale, lhs_spec)
+    rhs_axes = names.operand(lead, (("n",),), "n", rhs, rhs_scale, rhs_spec)
+    lhs_g = lhs_axes[0][: len(lhs_global)]
+    rhs_g = rhs_axes[0][: len(rhs_global)]
+    operands = (*lhs_axes, lhs_g, *rhs_axes, rhs_g)
+    result = (*lhs_axes[0][:-1], rhs_axes[0][-2])
+    used = {f for axes in (*operands, result) for axis in axes for f in axis[1:]}
+    sizes = tuple(sorted((k, v) for k, v in names.sizes.items() if k in used))
+    return Factors(operands, (result,), sizes, frozenset(names.whole))
+
+
+class _Names:
+    """Names the factors of the operands of one call."""
+
+    def __init__(self, unit: int):
+        self.unit = unit
+        self.sizes: dict[str, int] = {}
+        self.whole: set[str] = set()
+
+    def operand(self, lead, rows, prefix, shape, scale, spec: Operand) -> tuple[Axes, Axes]:
+        if spec is None:
+            return (*lead, *rows, self._split("kb", f"{prefix}k", self.unit)), (self._whole(prefix, 0),)
+        format, block = spec
+        values = values_shape(shape, format)
+        packed = _blocks.packed_size(self.unit, format.element)
+        row_axes, scale_rows = rows, rows
+        if block[0] is not None and block[0] > 1:
+            row_axes, scale_rows = self._blocked_row(rows[0][0], values[-2], block[0])
+        data = (*lead, *row_axes, self._split("kb", f"{prefix}p", packed))
+        per_unit = self.unit // block[1] if block[1] else 1
+        full = _blocks.full_scale_shape(values, block)
+        names = (*lead, *scale_rows, self._split("kb", f"{prefix}s", per_unit))
+        split_k = block[1] is not None
+        scales = tuple(
+            name
+            if size == whole and (split_k or i < len(names) - 1)
+            else self._whole(f"{prefix}scale", i)
+            for i, (name, size, whole) in enumerate(zip(names, scale, full, strict=True))
+        )
+        return data, scales
+
+    def _split(self, major: str, minor: str, size: int) -> tuple[str, ...]:
+        if size == 1:
+            return (major,)
+        self.sizes[minor] = size
+        return (major, minor)
+
+    def _blocked_row(self, name: str, rows: int, block: int) -> tuple[Axes, Axes]:
+        if rows % block:
+            self.whole |= {name, f"{name}_blocks"}
+            return ((name,),), ((f"{name}_blocks",),)
+        self.sizes[f"{name}e"] = block
+        return ((name, f"{name}e"),), ((name,),)
+
+    def _whole(self, prefix: str, index: int) -> tuple[str, ...]:
+        name = f"{prefix}w{index}"
+        self.whole.add(name)
+        return (name,)
+
+
+def _batch(size, operands, batch_axes, **params):
+    lhs, lhs_scale, lhs_global, rhs, rhs_scale, rhs_global = operands
+    ax = batch_axes
+    lhs_spec = params["lhs_spec"]
+    row_blocks = 1 if lhs_spec is None else lhs_spec[1][0] or 1
+    if all(a is None for a in ax[3:]) and row_blocks == 1:
+        return *_batch_rows(size, lhs, lhs_scale, lhs_global, ax, operands, lhs_spec), params
+    lhs_scale = lhs_scale if lhs_spec is None and ax[1] is None else _lead(size, lhs_scale, ax[1])
+    moved = [
+        _lead(size, lhs, ax[0]), lhs_scale, _lead(size, lhs_global, ax[2]),
+        _lead(size, rhs, ax[3]), _lead(size, rhs_scale, ax[4]), _lead(size, rhs_global, ax[5]),
+    ]  # fmt: skip
+    return moved, [0], params
+
+
+_lead = batch_leading
+
+
+def _batch_rows(size, lhs, lhs_scale, lhs_global, ax, operands, lhs_spec):
+    """Only lhs is batched: its batch becomes its first row axis, rhs stays as it is."""
+    rhs = operands[3]
+    at = rhs.ndim - 2
+    lhs = batch_leading(size, lhs, ax[0], at)
+    if lhs_spec is not None:
+        lhs_scale = batch_leading(size, lhs_scale, ax[1], at)
+    if ax[2] is not None:
+        lhs_global = jnp.moveaxis(lhs_global, ax[2], 0)
+        own = lhs_global.ndim - 1
+        if own <= at:  # one scale for each batch element, over all axes between
+            lead = lhs.shape[own:at]
+            lhs_global = lax.broadcast_in_dim(
+                jnp.moveaxis(lhs_global, 0, -1),
+                (*lhs_global.shape[1:], *lead, size),
+                (*range(own), at),
+            )
+        else:
+            lhs_global = jnp.moveaxis(lhs_global, 0, at)
+    elif lhs_global.ndim > at:
+        lhs_global = batch_leading(size, lhs_global, None, at)
+    return [lhs, lhs_scale, lhs_global, *operands[3:]], [at]
+
+
+scaled_dot_op = Op(
+    "scaled_dot",
+    results=_results,
+    reference=_reference,
+    attributes=_attributes,
+    factors=_factors,
+    batch=_batch,
+)
+
+
+# ------------------------------------------------------------------ derivatives in a float lhs
+
+
+def _jvp(primals, tangents, **params):
+    y = scaled_dot_op.outer.bind(*primals, **params)
+    if isinstance(tangents[0], ad.Zero):
+        return y, [ad.Zero.from_primal_value(y[0])]
+    return y, scaled_dot_op.outer.bind(tangents[0], *primals[1:], **params)
+
+
+def _transpose(cotangents, lhs, lhs_scale, lhs_global, rhs, rhs_scale, rhs_global, **params):
+    (ct,) = cotangents
+    rest = (None,) * 5
+    if isinstance(ct, ad.Zero):
+        return ad.Zero(lhs.aval), *rest
+    format, block = params["rhs_spec"]
+    weights = dequantize_blocks(rhs, rhs_scale, rhs_global, lhs.aval.dtype, format, block)
+    batch = tuple(range(rhs.ndim - 2))
+    sharding = lhs.aval.sharding
+    explicit = not sharding.mesh.empty and sharding.mesh.are_all_axes_explicit
+    grad = lax.dot_general(
+        ct.astype(lhs.aval.dtype),
+        weights,
+        (((ct.ndim - 1,), (rhs.ndim - 2,)), (batch, batch)),
+        preferred_element_type=lhs.aval.dtype,
+        out_sharding=sharding if explicit else None,
+    )
+    return grad, *rest
+
+
+ad.primitive_jvps[scaled_dot_op.outer] = _jvp
+ad.primitive_transposes[scaled_dot_op.outer] = _transpose
+
+
+def scaled_dot(
+    lhs: tuple[jax.Array, jax.Array, jax.Array],
+    rhs: tuple[jax.Array, jax.Array, jax.Array],
+    lhs_spec: Operand,
+    rhs_spec: Operand,
+    dtype: Any,
+    rhs_layout: int = 0,
+) -> jax.Array:
+    """``[B..., M..., K] x [B..., N, K] -> [B..., M..., N]`` of (data, scale, global scale) triples.
+
+    Args:
+      lhs: codes with scales; or a float array with an empty scale and a global scale of one.
+      rhs: codes with scales.
+      lhs_spec: (format, block shape) of lhs, None for floats.
+      rhs_spec: (format, block shape) of rhs.
+      dtype: float32, bfloat16 or float16; accumulation is in float32.
+      rhs_layout: the layout of rhs.
+    """
+    (y,) = scaled_dot_op(
+        *lhs, *rhs,
+        lhs_spec=lhs_spec, rhs_spec=rhs_spec, dtype=np.dtype(dtype), rhs_layout=rhs_layout,
+    )  # fmt: skip
+    return y
