@@ -216,7 +216,7 @@ def scaled_dot_general(
     a = dims.canonical_lhs(jnp.asarray(lhs, dtype))
     b = dims.canonical_rhs(jnp.asarray(rhs, dtype))
     static = _StaticDot(np.dtype(preferred_element_type or dtype), precision)
-    y = _quantized_dot(static, a, b, recipe, _words(key))
+    y = _quantized_dot(static, a, b, recipe, key_words(key))
     return _finish(y, dims.rhs_free_shape, out_sharding)
 
 
@@ -242,7 +242,7 @@ def packed_dot_general(
     dtype = jnp.promote_types(lhs.dtype, rhs.dtype)
     a = dims.canonical_lhs(jnp.asarray(lhs, dtype))
     quantizer = recipe.forward.lhs
-    left = a if quantizer is None else _quantize(a, quantizer, _words(key))
+    left = a if quantizer is None else quantize_operand(a, quantizer, key_words(key))
     y = scaled_dot(left, rhs, preferred_element_type=preferred_element_type or dtype)
     return _finish(y, dims.rhs_free_shape, out_sharding)
 
@@ -261,7 +261,7 @@ def quantize_rhs(
     for i, j in zip(*dimension_numbers[1], strict=True):
         lhs_shape[i] = rhs.shape[j]
     dims = Dims.of(dimension_numbers, tuple(lhs_shape), rhs.shape)
-    q = _quantize(dims.canonical_rhs(rhs), quantizer, None)
+    q = quantize_operand(dims.canonical_rhs(rhs), quantizer, None)
     return q.mT if rhs.ndim == 2 and tuple(contracted[1]) == (0,) else q
 
 
@@ -370,15 +370,15 @@ def _forward(static: _StaticDot, a, b, recipe: Recipe, words):
         for x, q in ((a, recipe.forward.lhs), (b, recipe.forward.rhs))
     )
     reuse = qb if _is_transposable(recipe) else None
-    return y, (keep_a, keep_b, reuse, masks, _Like(a), _Like(b), recipe, words)
+    return y, (keep_a, keep_b, reuse, masks, GradientOf(a), GradientOf(b), recipe, words)
 
 
 def _backward(static: _StaticDot, residuals, ct):
     a, b, qb, (mask_a, mask_b), like_a, like_b, recipe, words = residuals
     if words is not None:
         words = words ^ jnp.uint32(0x9E3779B9)
-    da = _dgrad(ct, _as_float(b, like_b), qb, recipe.dgrad, words, like_a, static)
-    db = _wgrad(ct, _as_float(a, like_a), recipe.wgrad, words, like_b, static)
+    da = _dgrad(ct, like_b.decode(b), qb, recipe.dgrad, words, like_a, static)
+    db = _wgrad(ct, like_a.decode(a), recipe.wgrad, words, like_b, static)
     return like_a.finish(da, mask_a), like_b.finish(db, mask_b), None, None
 
 
@@ -387,23 +387,20 @@ _quantized_dot.defvjp(_forward, _backward)
 
 def _product(a, b, gemm: Gemm, words, static: _StaticDot):
     """``(y, a as used, b as used)`` for ``[B..., M..., K] x [B..., N, K]``."""
-    qa = a if gemm.lhs is None else _quantize(a, gemm.lhs, words)
-    qb = b if gemm.rhs is None else _quantize(b, gemm.rhs, words)
+    qa = a if gemm.lhs is None else quantize_operand(a, gemm.lhs, words)
+    qb = b if gemm.rhs is None else quantize_operand(b, gemm.rhs, words)
     if isinstance(qb, ScaledArray):
         return scaled_dot(qa, qb, preferred_element_type=static.dtype), qa, qb
     return _float_dot(_decoded(qa, a.dtype), b, static.dtype, static.precision), qa, qb
 
 
-def _quantize(x, quantizer: Quantizer, words) -> ScaledArray:
+def quantize_operand(x: jax.Array, quantizer: Quantizer, words: Any) -> ScaledArray:
+    """An operand of a product, quantized along its last axis."""
     return quantize(x, quantizer, key=operand_key(x, words) if quantizer.is_stochastic else None)
 
 
 def _decoded(x, dtype) -> jax.Array:
     return dequantize(x, dtype) if isinstance(x, ScaledArray) else x
-
-
-def _as_float(x, like: _Like) -> jax.Array:
-    return _decoded(x, like.dtype)
 
 
 def _float_dot(a, b, dtype, precision, out_sharding=None) -> jax.Array:
@@ -414,7 +411,7 @@ def _float_dot(a, b, dtype, precision, out_sharding=None) -> jax.Array:
     )  # fmt: skip
 
 
-def _dgrad(ct, b, qb, gemm: Gemm, words, like: _Like, static: _StaticDot) -> jax.Array:
+def _dgrad(ct, b, qb, gemm: Gemm, words, like: GradientOf, static: _StaticDot) -> jax.Array:
     """``da[m, k] = Σ_n ct[m, n] b[n, k]``."""
     if not gemm.is_quantized:
         batch = tuple(range(b.ndim - 2))
@@ -424,12 +421,12 @@ def _dgrad(ct, b, qb, gemm: Gemm, words, like: _Like, static: _StaticDot) -> jax
             out_sharding=like.explicit_sharding,
         )  # fmt: skip
     if qb is not None and gemm.rhs is not None:
-        left = ct if gemm.lhs is None else _quantize(ct, gemm.lhs, words)
+        left = ct if gemm.lhs is None else quantize_operand(ct, gemm.lhs, words)
         return scaled_dot(left, transpose_blocks(qb), preferred_element_type=like.dtype)
     return _product(ct, jnp.swapaxes(b, -1, -2), gemm, words, static.to(like.dtype))[0]
 
 
-def _wgrad(ct, a, gemm: Gemm, words, like: _Like, static: _StaticDot) -> jax.Array:
+def _wgrad(ct, a, gemm: Gemm, words, like: GradientOf, static: _StaticDot) -> jax.Array:
     """``db[n, k] = Σ_m ct[m, n] a[m, k]``, summed over all free axes of a."""
     batch = tuple(range(len(like.shape) - 2))
     rows = tuple(range(len(batch), a.ndim - 1))
@@ -465,7 +462,7 @@ def _is_square(block_shape) -> bool:
     return block_shape[0] == block_shape[1]
 
 
-class _Like:
+class GradientOf:
     """What the gradient of an operand must look like: static facts, carried as a leafless tree."""
 
     def __init__(self, x: jax.Array):
@@ -475,6 +472,10 @@ class _Like:
         mesh = kind.sharding.mesh
         explicit = not mesh.empty and mesh.are_all_axes_explicit
         self.explicit_sharding = kind.sharding if explicit else None
+
+    def decode(self, x: jax.Array | ScaledArray) -> jax.Array:
+        """The operand itself, from what was kept of it."""
+        return _decoded(x, self.dtype)
 
     def finish(self, grad: jax.Array, mask: jax.Array | None) -> jax.Array:
         grad = grad.astype(self.dtype)
@@ -487,19 +488,20 @@ class _Like:
         return self.shape, self.dtype, self.varying, self.explicit_sharding
 
     def __eq__(self, other) -> bool:
-        return isinstance(other, _Like) and self._key() == other._key()
+        return isinstance(other, GradientOf) and self._key() == other._key()
 
     def __hash__(self) -> int:
         return hash(self._key())
 
 
-jax.tree_util.register_static(_Like)
+jax.tree_util.register_static(GradientOf)
 
 
 # ------------------------------------------------------------------ keys
 
 
-def _words(key: Any) -> jax.Array | None:
+def key_words(key: Any) -> jax.Array | None:
+    """Two words of randomness from a key, or words as they are, or None."""
     if key is None:
         return None
     if jnp.issubdtype(jnp.asarray(key).dtype, jax.dtypes.prng_key):
