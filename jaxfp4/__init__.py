@@ -37,6 +37,7 @@ from jaxfp4.formats import (
     mxfp8_e5m2,
     nvfp4,
 )
+from jaxfp4.layouts import prepack, unpack
 from jaxfp4.quantizer import (
     Hadamard,
     Quantizer,

@@ -47,8 +47,16 @@ class ScaledArray:
     """
 
     __slots__ = (
-        "data", "scale", "global_scale",
-        "format", "block_shape", "axis", "size", "_dtype", "layout", "hadamard",
+        "_dtype",
+        "axis",
+        "block_shape",
+        "data",
+        "format",
+        "global_scale",
+        "hadamard",
+        "layout",
+        "scale",
+        "size",
     )  # fmt: skip
 
     def __init__(
@@ -117,7 +125,11 @@ class ScaledArray:
         try:
             shape = ",".join(map(str, self.shape))
             kind = _SHORT.get(self.dtype.name, self.dtype.name)
-            blocks = "" if self.block_shape == self.format.block_shape else f", block_shape={self.block_shape}"
+            blocks = (
+                ""
+                if self.block_shape == self.format.block_shape
+                else f", block_shape={self.block_shape}"
+            )
             return (
                 f"ScaledArray({kind}[{shape}], {self.format}{blocks}, axis={self.axis}, "
                 f"{_human_bytes(self.nbytes)}, {self.bits_per_element:.2f} bits/element)"
@@ -160,12 +172,16 @@ class ScaledArray:
         order = tuple(order) if order else tuple(reversed(range(self.ndim)))
         order = tuple(a % self.ndim for a in order)
         if sorted(order) != list(range(self.ndim)):
-            raise ShapeError(f"ScaledArray.transpose: {order} is no permutation of {self.ndim} axes")
-        block_axis = self.ndim + self.axis
-        if [a for a in order if a != block_axis] != [a for a in range(self.ndim) if a != block_axis]:
             raise ShapeError(
-                f"ScaledArray.transpose: permuting {self.shape} by {order} would move stored codes; "
-                "dequantize, transpose and quantize again, or store the array in the order you need"
+                f"ScaledArray.transpose: {order} is no permutation of {self.ndim} axes"
+            )
+        block_axis = self.ndim + self.axis
+        if [a for a in order if a != block_axis] != [
+            a for a in range(self.ndim) if a != block_axis
+        ]:
+            raise ShapeError(
+                f"ScaledArray.transpose: permuting {self.shape} by {order} would move stored "
+                "codes; dequantize, transpose and quantize again, or store it in that order"
             )
         return self.replace(axis=order.index(block_axis) - self.ndim)
 

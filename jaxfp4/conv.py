@@ -82,7 +82,7 @@ def scaled_conv_general_dilated(
         raise ShapeError(
             "scaled_conv_general_dilated: a packed kernel needs rhs_shape, the float kernel's shape"
         )
-    shape = tuple(rhs_shape) if packed else rhs.shape
+    shape = tuple(rhs_shape or rhs.shape) if packed else rhs.shape
     _blocks.check_float("scaled_conv_general_dilated", lhs, "lhs")
     dims = _dimension_numbers(lhs.shape, shape, dimension_numbers)
     dtype = jnp.promote_types(lhs.dtype, rhs.dtype)
@@ -96,9 +96,10 @@ def scaled_conv_general_dilated(
     window = Window(taps, strides, pads, lhs_dilation, rhs_dilation, feature_group_count)
     static = _StaticConv(window, np.dtype(preferred_element_type or dtype), precision)
     w = rhs if packed else kernel_matrix(jnp.asarray(rhs, dtype), dims.rhs_spec, window.groups)
-    if window.takes_codes(recipe.forward.lhs, inner):
+    quantizer = recipe.forward.lhs
+    if quantizer is not None and window.takes_codes(quantizer, inner):
         if packed:
-            y = _code_product(static, quantize_operand(x, recipe.forward.lhs, key_words(key)), w)
+            y = _code_product(static, quantize_operand(x, quantizer, key_words(key)), w)
         else:
             y = _conv_of_codes(static, x, w, recipe, key_words(key))
     else:
@@ -107,7 +108,10 @@ def scaled_conv_general_dilated(
 
 
 def quantize_kernel(
-    rhs: jax.Array, quantizer: Quantizer, dimension_numbers: Any = None, feature_group_count: int = 1
+    rhs: jax.Array,
+    quantizer: Quantizer,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
 ) -> ScaledArray:
     """A convolution kernel quantized as the convolution itself quantizes it.
 
@@ -141,9 +145,9 @@ class Window:
     rhs_dilation: tuple[int, ...]
     groups: int
 
-    def takes_codes(self, quantizer: Quantizer | None, channels: int) -> bool:
+    def takes_codes(self, quantizer: Quantizer, channels: int) -> bool:
         """Whether patches can be taken of codes: the channels of a group are whole blocks."""
-        if quantizer is None or (quantizer.block_shape[0] or 1) > 1:
+        if (quantizer.block_shape[0] or 1) > 1:
             return False
         if quantizer.block_shape == PER_CHANNEL:  # a scale for each pixel: patches would mix them
             return False
@@ -312,9 +316,7 @@ def _check_groups(channels: int, inner: int, outer: int, groups: int) -> None:
         )
 
 
-def _pads(
-    sizes, taps, strides, padding, lhs_dilation, rhs_dilation
-) -> tuple[tuple[int, int], ...]:
+def _pads(sizes, taps, strides, padding, lhs_dilation, rhs_dilation) -> tuple[tuple[int, int], ...]:
     if not isinstance(padding, str):
         return tuple((int(lo), int(hi)) for lo, hi in padding)
     spread = [(n - 1) * d + 1 if n else 0 for n, d in zip(sizes, lhs_dilation, strict=True)]

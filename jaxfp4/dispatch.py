@@ -1,7 +1,8 @@
 """Which back end serves an operation.
 
 ``auto`` takes the native kernel where the platform has one and the reference elsewhere; ``native``
-insists; ``reference`` never uses a kernel. The choice is made when a function is traced and lowered.
+insists; ``reference`` never uses a kernel. The choice is made when a function is
+traced and lowered.
 """
 
 from __future__ import annotations
@@ -49,13 +50,12 @@ def _checked(backend: str) -> str:
     return backend
 
 
-_current = contextvars.ContextVar(
-    "jaxfp4_backend", default=_checked(os.environ.get("JAXFP4_BACKEND", "auto"))
-)
+_default: str = _checked(os.environ.get("JAXFP4_BACKEND", "auto"))
+_current: contextvars.ContextVar[str] = contextvars.ContextVar("jaxfp4_backend", default=_default)
 
 
 def current_backend() -> str:
-    """The back end in force: the innermost :func:`use_backend`, else ``JAXFP4_BACKEND``, else auto."""
+    """The back end of the innermost :func:`use_backend`, else of ``JAXFP4_BACKEND``, else auto."""
     return _current.get()
 
 
@@ -168,6 +168,4 @@ def backends() -> BackendTable:
 
 
 def _table_missing(name: str, platform: str) -> bool:
-    return platform not in NATIVE_PLATFORMS or (
-        f"jaxfp4_{name}_v1" not in native.targets(platform)
-    )
+    return platform not in NATIVE_PLATFORMS or (f"jaxfp4_{name}_v1" not in native.targets(platform))

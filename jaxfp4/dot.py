@@ -289,7 +289,9 @@ def _canonical_packed(q: ScaledArray, dimension_numbers: DotDimensionNumbers) ->
     scale_rows = q.scale.shape[len(lead) : -1]
     return q.replace(
         data=q.data.reshape(*q.data.shape[: len(lead)], math.prod(rows), q.data.shape[-1]),
-        scale=q.scale.reshape(*q.scale.shape[: len(lead)], math.prod(scale_rows), q.scale.shape[-1]),
+        scale=q.scale.reshape(
+            *q.scale.shape[: len(lead)], math.prod(scale_rows), q.scale.shape[-1]
+        ),
         axis=-1,
     )
 
@@ -316,8 +318,8 @@ class Dims:
                     f"scaled_dot_general: axis {i} of lhs {lhs} and axis {j} of rhs {rhs} do not "
                     f"go together (dimension_numbers {dimension_numbers})"
                 )
-        lhs_k, lhs_b = ([i % len(lhs) for i in d] for d in (lhs_k, lhs_b))
-        rhs_k, rhs_b = ([i % len(rhs) for i in d] for d in (rhs_k, rhs_b))
+        lhs_k, lhs_b = (tuple(i % len(lhs) for i in d) for d in (lhs_k, lhs_b))
+        rhs_k, rhs_b = (tuple(i % len(rhs) for i in d) for d in (rhs_k, rhs_b))
         lhs_free = [i for i in range(len(lhs)) if i not in (*lhs_k, *lhs_b)]
         rhs_free = [i for i in range(len(rhs)) if i not in (*rhs_k, *rhs_b)]
         batch = tuple(lhs[i] for i in lhs_b)

@@ -110,11 +110,12 @@ def _parse(subscripts: str, lhs_ndim: int, rhs_ndim: int) -> tuple[str, str, str
     inputs, arrow, out = text.partition("->")
     operands = inputs.split(",")
     if len(operands) != 2:
-        raise ShapeError(f"scaled_einsum: {subscripts!r} has {len(operands)} operands; it takes two")
+        raise ShapeError(
+            f"scaled_einsum: {subscripts!r} has {len(operands)} operands; it takes two"
+        )
     free = [c for c in string.ascii_letters if c not in text]
     ranks = [
-        n - len(op.replace("...", ""))
-        for n, op in zip((lhs_ndim, rhs_ndim), operands, strict=True)
+        n - len(op.replace("...", "")) for n, op in zip((lhs_ndim, rhs_ndim), operands, strict=True)
     ]
     widest = max([r for r, op in zip(ranks, operands, strict=True) if "..." in op], default=0)
     dots = "".join(free[:widest])

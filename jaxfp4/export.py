@@ -19,6 +19,5 @@ def export_checks() -> list[jax.export.DisabledSafetyCheck]:
       >>> exported = jax.export.export(f, disabled_checks=jf.export_checks())(x)
     """
     return [
-        jax.export.DisabledSafetyCheck.custom_call(target)
-        for target in dispatch.export_targets()
+        jax.export.DisabledSafetyCheck.custom_call(target) for target in dispatch.export_targets()
     ]

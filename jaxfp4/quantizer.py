@@ -14,7 +14,7 @@ from jax import lax
 
 from jaxfp4.array import ScaledArray
 from jaxfp4.errors import DtypeError, FormatError, ShapeError, describe
-from jaxfp4.formats import PER_CHANNEL, PER_TENSOR, BlockShape, Format
+from jaxfp4.formats import PER_CHANNEL, BlockShape, Format
 from jaxfp4.ops import _blocks
 from jaxfp4.ops.amax import amax as _amax
 from jaxfp4.ops.dequantize_blocks import dequantize_blocks
@@ -22,7 +22,7 @@ from jaxfp4.ops.fake_quantize import fake_quantize as _fake_quantize_op
 from jaxfp4.ops.hadamard import hadamard as _hadamard_op
 from jaxfp4.ops.quantize_blocks import quantize_blocks
 from jaxfp4.reference import blocks as reference
-from jaxfp4.reference import packing, random
+from jaxfp4.reference import layout, packing, random
 from jaxfp4.reference.blocks import Spec
 
 Rounding = Literal["nearest", "stochastic", "stochastic24"]
@@ -46,9 +46,7 @@ class Hadamard:
 
     def __post_init__(self) -> None:
         if self.size < 2 or self.size > 1024 or self.size & (self.size - 1):
-            raise FormatError(
-                f"Hadamard: size {self.size}; it takes a power of two from 2 to 1024"
-            )
+            raise FormatError(f"Hadamard: size {self.size}; it takes a power of two from 2 to 1024")
 
     def signs(self) -> np.ndarray:
         """float32 ``[size]`` of +1 and -1."""
@@ -95,11 +93,11 @@ class Quantizer:
 
     format: Format
     _: dataclasses.KW_ONLY
-    block_shape: BlockShape | None = None
+    block_shape: BlockShape = None  # type: ignore[assignment]  # None is the format's default
     rounding: Rounding = "nearest"
-    scale_rule: str | None = None
-    arithmetic: str | None = None
-    hadamard: Hadamard | int | None = None
+    scale_rule: str = None  # type: ignore[assignment]  # None is the format's default
+    arithmetic: str = None  # type: ignore[assignment]  # None is the format's default
+    hadamard: Hadamard | None = None  # an integer is the size of a Hadamard
     global_scale: Any = None
     ste: Literal["identity", "clipped"] = "identity"
 
@@ -169,9 +167,7 @@ class Quantizer:
     @property
     def spec(self) -> Spec:
         """The static part that the operations take."""
-        return Spec(
-            self.format, self.block_shape, self.scale_rule, self.arithmetic, self.rounding
-        )
+        return Spec(self.format, self.block_shape, self.scale_rule, self.arithmetic, self.rounding)
 
     def replace(self, **changes: Any) -> Quantizer:
         """A copy with some choices changed."""
@@ -295,7 +291,8 @@ def quantize(x: Any, format: Format | Quantizer, *, axis: int = -1, key: Any = N
     For NVFP4, with T the largest magnitude of x and A that of a block of 16,
     ``G = 2688 / T``, ``s = e4m3(A * G / 6)``, ``q = e2m1(x / (s / G))``, ``global_scale = 1 / G``.
     MX formats have ``s = 2**e`` with e from the exponent of A by the scale rule, and FP8
-    ``s = A / max``. A block axis of no whole number of blocks is padded with zeros, in storage only.
+    ``s = A / max``. A block axis of no whole number of blocks is padded with zeros,
+    in storage only.
 
     Args:
       x: float32, bfloat16 or float16 of any shape but a scalar's.
@@ -514,8 +511,7 @@ def transpose_blocks(q: ScaledArray) -> ScaledArray:
 
 def unpack(q: ScaledArray) -> ScaledArray:
     """q in the logical order of codes; q itself where it is in that order."""
-    if q.layout == 0:
+    if q.layout == layout.LOGICAL:
         return q
-    from jaxfp4 import layouts
-
-    return layouts.unpack(q)
+    data, scale = layout.deinterleave(q.data, q.scale, q.block_shape)
+    return q.replace(data=data, scale=scale, layout=layout.LOGICAL)

@@ -91,7 +91,7 @@ jax.tree_util.register_dataclass(
 
 def qat(
     weights: Format | Quantizer,
-    activations: Format | Quantizer | None | Literal["same"] = "same",
+    activations: Format | Quantizer | Literal["same"] | None = "same",
     *,
     residuals: Literal["quantized", "original"] = "quantized",
 ) -> Recipe:
@@ -112,7 +112,7 @@ def qat(
 
 def inference(
     weights: Format | Quantizer,
-    activations: Format | Quantizer | None | Literal["same"] = "same",
+    activations: Format | Quantizer | Literal["same"] | None = "same",
 ) -> Recipe:
     """Post-training quantization of weights and activations.
 

@@ -251,7 +251,7 @@ def dequantize(codes, scale, g, quantizer):
     """float32 of codes ``[R, K]`` and scales as :func:`quantize` returns them."""
     with np.errstate(all="ignore"):
         values = decode(codes, quantizer.format.element)
-        rows, columns = codes.shape
+        rows = codes.shape[0]
         br, bc = quantizer.block_shape
         if bc is None:
             return ftz(values * np.broadcast_to(scale, codes.shape))

@@ -55,10 +55,12 @@ def test_leading_axes_are_indexed():
     x = normal(3, 5, 40)
     for format in FORMATS.values():
         q, y = jf.quantize(x, format), jf.dequantize(jf.quantize(x, format))
-        for index in (0, -1, slice(1, 3), (2, 4), (slice(None), 1), (..., ), jnp.array([2, 0])):
+        for index in (0, -1, slice(1, 3), (2, 4), (slice(None), 1), (...,), jnp.array([2, 0])):
             np.testing.assert_array_equal(jf.dequantize(q[index]), y[index])
     stacked = jax.vmap(lambda x: jf.quantize(x, jf.nvfp4))(x)
-    np.testing.assert_array_equal(jf.dequantize(stacked[1]), jf.dequantize(jf.quantize(x[1], jf.nvfp4)))
+    np.testing.assert_array_equal(
+        jf.dequantize(stacked[1]), jf.dequantize(jf.quantize(x[1], jf.nvfp4))
+    )
 
 
 def test_indexing_what_blocks_run_over_is_an_error():

@@ -32,7 +32,9 @@ def test_any_geometry(geometry, format):
     taps, channels, features, groups, strides, padding, lhs_dilation, rhs_dilation = geometry
     x = normal(2, *(9, 8, 7)[: len(taps)], channels)
     kernel = normal(*taps, channels // groups, features, seed=1)
-    dims = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NHWDC", "HWDIO", "NHWDC")}[len(taps)]
+    dims = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NHWDC", "HWDIO", "NHWDC")}[
+        len(taps)
+    ]
 
     def plain(x, kernel):
         return lax.conv_general_dilated(

@@ -55,7 +55,11 @@ def test_every_pair_of_formats(backend, left):
 
 @pytest.mark.parametrize("quantizer", BLOCKS, ids=ident)
 def test_codes_in_every_block_shape(backend, quantizer):
-    rows = quantizer.replace(block_shape=(1, quantizer.block_shape[1])) if quantizer.block_shape[0] else quantizer
+    rows = (
+        quantizer.replace(block_shape=(1, quantizer.block_shape[1]))
+        if quantizer.block_shape[0]
+        else quantizer
+    )
     check(jf.quantize(normal(33, 400), rows), jf.quantize(normal(50, 400, seed=1), quantizer))
     check(jf.quantize(normal(1, 400), rows), jf.quantize(normal(50, 400, seed=1), quantizer))
 
@@ -141,7 +145,11 @@ def test_a_rotation_on_both_sides_cancels(backend):
 @pytest.mark.parametrize(
     ("make", "error", "words"),
     [
-        (lambda q: jf.scaled_dot(normal(2, 50), normal(3, 50)), jf.DtypeError, "takes a ScaledArray"),
+        (
+            lambda q: jf.scaled_dot(normal(2, 50), normal(3, 50)),
+            jf.DtypeError,
+            "takes a ScaledArray",
+        ),
         (lambda q: jf.scaled_dot(normal(2, 51), q), jf.ShapeError, "does not contract"),
         (lambda q: jf.scaled_dot(jnp.ones((2, 50), jnp.int32), q), jf.DtypeError, "cast it"),
         (lambda q: jf.scaled_dot(normal(2, 50), q[0]), jf.ShapeError, r"\[..., N, K\]"),

@@ -49,10 +49,16 @@ def test_symbolic_batch():
 
 def test_scaled_arrays_as_arguments():
     exported = jax.export.export(
-        jax.jit(lambda x, data, scale, g: jf.scaled_dot(x, W.replace(data=data, scale=scale, global_scale=g))),
+        jax.jit(
+            lambda x, data, scale, g: jf.scaled_dot(
+                x, W.replace(data=data, scale=scale, global_scale=g)
+            )
+        ),
         disabled_checks=jf.export_checks(),
     )(normal(2, 64), W.data, W.scale, W.global_scale)
-    y = jax.export.deserialize(exported.serialize()).call(normal(2, 64), W.data, W.scale, W.global_scale)
+    y = jax.export.deserialize(exported.serialize()).call(
+        normal(2, 64), W.data, W.scale, W.global_scale
+    )
     np.testing.assert_array_equal(y, jf.scaled_dot(normal(2, 64), W))
 
 

@@ -34,7 +34,8 @@ NONE = (0,)
 
 def quantize(
     x=(4, 32), outer=(2,), seed=NONE, index=NONE, data=(4, 16), scale=(4, 2), *, x_dtype=F32,
-    outer_dtype=F32, seed_dtype=U32, data_dtype=U8, scale_dtype=E4M3, name="quantize_blocks", **attrs,
+    outer_dtype=F32, seed_dtype=U32, data_dtype=U8, scale_dtype=E4M3,
+    name="quantize_blocks", **attrs,
 ):  # fmt: skip
     results = [(data, data_dtype), (scale, scale_dtype)]
     if name == "fake_quantize":
@@ -57,7 +58,8 @@ def dot(
     lhs_dtype=F32, rhs_dtype=U8, scale_dtype=E4M3, g_dtype=F32, out_dtype=F32, **attrs,
 ):  # fmt: skip
     return call(
-        "scaled_dot", [(out, out_dtype)], zeros(lhs, lhs_dtype), zeros(lhs_scale), zeros(lhs_g, g_dtype),
+        "scaled_dot", [(out, out_dtype)], zeros(lhs, lhs_dtype), zeros(lhs_scale),
+        zeros(lhs_g, g_dtype),
         zeros(rhs, rhs_dtype), zeros(rhs_scale, scale_dtype), zeros(rhs_g), **(DOT | attrs),
     )  # fmt: skip
 
@@ -73,8 +75,12 @@ def dequantize(
     )  # fmt: skip
 
 
-def hadamard(x=(4, 32), signs=(16,), out=(4, 32), *, dtype=F32, signs_dtype=F32, out_dtype=F32, inverse=0):
-    return call("hadamard", [(out, out_dtype)], zeros(x, dtype), zeros(signs, signs_dtype), inverse=inverse)
+def hadamard(
+    x=(4, 32), signs=(16,), out=(4, 32), *, dtype=F32, signs_dtype=F32, out_dtype=F32, inverse=0
+):
+    return call(
+        "hadamard", [(out, out_dtype)], zeros(x, dtype), zeros(signs, signs_dtype), inverse=inverse
+    )
 
 
 def amax(x=(4, 32), out=(), *, dtype=F32, out_dtype=F32):

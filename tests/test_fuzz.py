@@ -1,6 +1,6 @@
 """Random shapes, formats and transforms: no crash, no mismatch.
 
-``pytest tests/test_fuzz.py --fuzz 50`` runs a thousand cases (20 seeds of 50); the default is fewer.
+``pytest tests/test_fuzz.py --fuzz 50`` runs a thousand cases, 20 seeds of 50; the default is fewer.
 """
 
 import jax
@@ -27,9 +27,11 @@ def random_shape(rng) -> tuple[int, ...]:
 
 def random_input(rng, shape):
     n = int(np.prod(shape))
-    return hard_matrix(str(rng.choice(KINDS)), rng, 8, 256).reshape(-1)[:n].reshape(shape) if (
-        n <= 2048
-    ) else rng.standard_normal(shape).astype(np.float32)
+    return (
+        hard_matrix(str(rng.choice(KINDS)), rng, 8, 256).reshape(-1)[:n].reshape(shape)
+        if (n <= 2048)
+        else rng.standard_normal(shape).astype(np.float32)
+    )
 
 
 def expected_values(x, quantizer, axis):

@@ -19,7 +19,9 @@ needs_kernels = pytest.mark.skipif(
 def test_no_float_copy_of_a_packed_weight(format, rows):
     n, k = 1024, 2048
     x = jnp.ones((rows, k))
-    q = jf.quantize(jnp.asarray(np.random.default_rng(0).standard_normal((n, k)), jnp.float32), format)
+    q = jf.quantize(
+        jnp.asarray(np.random.default_rng(0).standard_normal((n, k)), jnp.float32), format
+    )
     compiled = jax.jit(jf.scaled_dot).lower(x, q).compile()
     memory = compiled.memory_analysis()
     assert memory.temp_size_in_bytes < n * k // 2

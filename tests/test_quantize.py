@@ -33,7 +33,7 @@ def assert_same_bits(actual, expected, what: str):
 
 
 def check(x, quantizer, key=None):
-    """Compares both bits with the oracle's: jitted, and eagerly where XLA compiles the arithmetic."""
+    """Compares bits with the oracle's: jitted, and eagerly where XLA compiles the arithmetic."""
     words = None if key is None else np.asarray(jax.random.key_data(key))
     codes, scale, g = oracle.quantize(x, quantizer, words)
     runs = (jax.jit,) if dispatch.current_backend() == "native" else (lambda f: f, jax.jit)

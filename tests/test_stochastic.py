@@ -58,7 +58,7 @@ def test_nearest_block_scales_shrink_and_raised_ones_do_not():
 
 @pytest.mark.parametrize("rounding", ["stochastic", "stochastic24"])
 def test_neighbours_rows_and_keys_are_independent(rounding):
-    """Half-way values: every rounding is a fair coin, and no two coins agree more than by chance."""
+    """Half-way values: each rounding is a fair coin, and no two coins agree but by chance."""
     x = jnp.full((64, 256), 2.5).at[:, ::32].set(4.0)  # 2.5 is half-way, 4.0 fixes the scale
     q = jf.Quantizer(jf.mxfp4, rounding=rounding, scale_rule="floor")
     draws = np.stack(
@@ -81,7 +81,7 @@ def test_neighbours_rows_and_keys_are_independent(rounding):
 
 def test_a_key_is_asked_for():
     q = jf.Quantizer(jf.nvfp4, rounding="stochastic")
-    with pytest.raises(ValueError, match=r"key=jax.random.key"):
+    with pytest.raises(ValueError, match=r"key=jax\.random\.key"):
         jf.quantize(normal(2, 32), q)
-    with pytest.raises(jf.DtypeError, match="one jax.random.key"):
+    with pytest.raises(jf.DtypeError, match=r"one jax\.random\.key"):
         jf.fake_quantize(normal(2, 32), q, key=jnp.ones((3, 2)))

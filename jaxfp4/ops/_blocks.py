@@ -54,7 +54,7 @@ def check_columns(function: str, shape: tuple[int, ...], format: Format, block: 
 
 
 def scale_shape(shape: tuple[int, ...], block: BlockShape, outer_rank: int) -> tuple[int, ...]:
-    """Shape of the scales of a stored array; ``outer_rank`` leading axes have scales of their own."""
+    """Shape of the scales of a stored array: one a block, or one an index of its outer axes."""
     if block[1] is None:
         return (*shape[:outer_rank], *(1,) * (len(shape) - outer_rank))
     return (*shape[:-2], *block_counts(shape, block))
@@ -141,7 +141,7 @@ class BlockAxes:
 
 
 def full_scale_shape(shape: tuple[int, ...], block: BlockShape) -> tuple[int, ...]:
-    """The shape scales would have with nothing broadcast; the last axis is 1 without inner blocks."""
+    """The shape of scales with nothing broadcast; the last axis is 1 without inner blocks."""
     rows = -(-shape[-2] // block[0]) if block[0] else shape[-2]
     columns = shape[-1] // block[1] if block[1] else 1
     return (*shape[:-2], rows, columns)

@@ -1,7 +1,8 @@
 """Factors: one description of an operation's axes from which all else follows.
 
 Every axis of every operand and result is a tuple of factor names, the major factor first, as in
-``"(kb ke)"``: an axis of K elements in kb blocks of ke. Axes that share a major factor run together.
+``"(kb ke)"``: an axis of K elements in kb blocks of ke. Axes that share a major factor run
+together.
 From this come the Shardy rule, the choice of mesh axes when a call is partitioned, which results
 need a sum over devices, and the sharding types of explicit meshes.
 """
@@ -36,7 +37,9 @@ class Factors:
     sizes: tuple[tuple[str, int], ...] = ()
     whole: frozenset[str] = frozenset()
 
-    def rule(self, shapes: Sequence[tuple[int, ...]]) -> tuple[str, dict[str, int], tuple[str, ...]]:
+    def rule(
+        self, shapes: Sequence[tuple[int, ...]]
+    ) -> tuple[str, dict[str, int], tuple[str, ...]]:
         """``(text, sizes, replicated)``: the rule as ``custom_partitioning`` takes it.
 
         Shardy wants no factor of size one in a compound axis, so an axis of a single block is
@@ -48,7 +51,9 @@ class Factors:
             for axis, size in zip(axes, shape, strict=True):
                 sizes[axis[0]] = size // math.prod(minor[name] for name in axis[1:])
         sizes |= minor
-        single = {axis for axes in self._all() for axis in axes if len(axis) > 1 and sizes[axis[0]] <= 1}
+        single = {
+            axis for axes in self._all() for axis in axes if len(axis) > 1 and sizes[axis[0]] <= 1
+        }
         whole = self.whole | {name for axis in single for name in axis[1:]}
 
         def shown(axis: Axis) -> Axis:
@@ -57,9 +62,9 @@ class Factors:
         def side(values: tuple[Axes, ...]) -> str:
             return ", ".join(" ".join(_axis_text(shown(axis)) for axis in axes) for axes in values)
 
-        axes = [shown(axis) for group in self._all() for axis in group]
-        alone = {axis[0] for axis in axes if len(axis) == 1}
-        names = list(dict.fromkeys(name for axis in axes for name in axis))
+        every = [shown(axis) for axes in self._all() for axis in axes]
+        alone = {axis[0] for axis in every if len(axis) == 1}
+        names = list(dict.fromkeys(name for axis in every for name in axis))
         text = f"{side(self.operands)} -> {side(self.results)}"
         named = {name: sizes[name] for name in names if name not in alone}
         return text, named, tuple(name for name in names if name in whole)
@@ -122,7 +127,9 @@ def mesh_axes(spec: PartitionSpec | None, rank: int) -> list[MeshAxes]:
     entries = [] if spec is None else list(spec)
     entries += [None] * (rank - len(entries))
     return [
-        () if e is None or e is PartitionSpec.UNCONSTRAINED else ((e,) if isinstance(e, str) else tuple(e))
+        ()
+        if e is None or e is PartitionSpec.UNCONSTRAINED
+        else ((e,) if isinstance(e, str) else tuple(e))
         for e in entries
     ]
 

@@ -1,9 +1,9 @@
 """Op: what it takes to make one native operation a well-behaved JAX primitive.
 
 An operation is an inner primitive, lowered on each platform to its FFI target or to the reference,
-inside an outer one lowered through ``custom_partitioning``. The pair passes through jit, vmap, scan,
-remat, export and sharding, on automatic and explicit meshes and in ``shard_map``; derivatives are
-rules on the outer one.
+inside an outer one lowered through ``custom_partitioning``. The pair passes through jit, vmap,
+scan, remat, export and sharding, on automatic and explicit meshes and in ``shard_map``;
+derivatives are rules on the outer one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Op:
 
     Args:
       name: the word it goes by everywhere: FFI target ``jaxfp4_<name>_v1``, kernels, tests.
-      results: ``(*operands, **params) -> [(shape, dtype), ...]``; raises on operands that do not fit.
+      results: ``(*operands, **params) -> [(shape, dtype), ...]``; raises on misfits.
       reference: ``(*operands, **params)`` in jax.numpy, with a tuple of results.
       attributes: ``(**params)`` to the integers that the FFI target takes.
       factors: ``(*shapes, **params)`` to the :class:`Factors` of the call.
@@ -250,7 +250,9 @@ def _match_varying(operands: Sequence[jax.Array]) -> list[jax.Array]:
     """Casts operands to vary over the same manual mesh axes, as shard_map's types ask."""
     union = frozenset().union(*map(varying_axes, operands))
     return [
-        x if varying_axes(x) == union else lax.pcast(x, tuple(sorted(union - varying_axes(x))), to="varying")
+        x
+        if varying_axes(x) == union
+        else lax.pcast(x, tuple(sorted(union - varying_axes(x))), to="varying")
         for x in operands
     ]
 

@@ -54,9 +54,7 @@ def _results(data, scale, global_scale, dtype, format: Format, block_shape: Bloc
 
 
 def _reference(data, scale, global_scale, dtype, format, block_shape):
-    return (
-        reference.dequantize_blocks(data, scale, global_scale, dtype, format, block_shape),
-    )
+    return (reference.dequantize_blocks(data, scale, global_scale, dtype, format, block_shape),)
 
 
 def _attributes(dtype, format, block_shape):

@@ -37,9 +37,7 @@ def _reference(x, signs, inverse: bool):
 def _factors(x, signs, inverse: bool) -> Factors:
     del inverse
     axes = (*((f"l{i}",) for i in range(len(x) - 1)), ("groups", "n"))
-    return Factors(
-        (axes, (("signs",),)), (axes,), (("n", signs[0]),), frozenset({"signs"})
-    )
+    return Factors((axes, (("signs",),)), (axes,), (("n", signs[0]),), frozenset({"signs"}))
 
 
 def _batch(size, operands, batch_axes, inverse: bool):
@@ -65,7 +63,7 @@ def _jvp(primals, tangents, *, inverse, backend):
     x, signs = primals
     y = hadamard_op.outer.bind(x, signs, inverse=inverse, backend=backend)
     if isinstance(tangents[0], ad.Zero):
-        return y, [ad.Zero.from_primal_value(y[0])]
+        return y, [ad.Zero.from_primal_value(y[0])]  # type: ignore[attr-defined]
     return y, hadamard_op.outer.bind(tangents[0], signs, inverse=inverse, backend=backend)
 
 

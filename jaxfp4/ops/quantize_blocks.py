@@ -22,12 +22,13 @@ def check(function: str, x, outer, row_seed, col_index, spec: Spec) -> None:
             f"{function}: outer is {_blocks.describe(outer)}; it must be float32 [B..., 2] with "
             f"B... the leading axes of x {x.shape}"
         )
-    if spec.rounding != "nearest":
-        if row_seed.shape != (*x.shape[:-1], 2) or not _divides(col_index.shape, x.shape[-1]):
-            raise _blocks.ShapeError(
-                f"{function}: row_seed {_blocks.describe(row_seed)} and col_index "
-                f"{_blocks.describe(col_index)} do not fit x {x.shape}"
-            )
+    if spec.rounding == "nearest":
+        return
+    if row_seed.shape != (*x.shape[:-1], 2) or not _divides(col_index.shape, x.shape[-1]):
+        raise _blocks.ShapeError(
+            f"{function}: row_seed {_blocks.describe(row_seed)} and col_index "
+            f"{_blocks.describe(col_index)} do not fit x {x.shape}"
+        )
 
 
 def _divides(shape: tuple[int, ...], columns: int) -> bool:

@@ -18,6 +18,7 @@ from jaxfp4.ops._factors import Axes, Factors
 from jaxfp4.ops._op import Op, batch_leading
 from jaxfp4.ops.dequantize_blocks import check_codes, dequantize_blocks, values_shape
 from jaxfp4.reference import dot as reference
+from jaxfp4.reference import layout
 
 Operand = tuple[Format, BlockShape] | None
 
@@ -31,8 +32,9 @@ def _results(
     lhs_spec: Operand, rhs_spec: Operand, dtype, rhs_layout: int,
 ):  # fmt: skip
     assert rhs_spec is not None
-    del rhs_layout
     check_codes("scaled_dot", "rhs", rhs, rhs_scale, *rhs_spec)
+    if rhs_layout and not layout.can_interleave(rhs.shape, *rhs_spec):
+        raise ShapeError(f"scaled_dot: rhs {describe(rhs)} has no layout {rhs_layout}")
     if lhs_spec is None:
         _blocks.check_float("scaled_dot", lhs, "lhs")
     else:
@@ -46,7 +48,7 @@ def _results(
         )
     if lhs_spec is not None and (lhs_spec[1][0] or 0) > 1 and len(a) != batch + 2:
         raise ShapeError(
-            f"scaled_dot: lhs in blocks of {lhs_spec[1]} needs exactly one row axis, it has shape {a}"
+            f"scaled_dot: lhs in blocks of {lhs_spec[1]} needs exactly one row axis, it is {a}"
         )
     for what, g, lead in (("lhs", lhs_global, a[:-1]), ("rhs", rhs_global, b[:batch])):
         if g.dtype != jnp.float32 or tuple(g.shape) != tuple(lead[: len(g.shape)]):
@@ -58,8 +60,16 @@ def _results(
 
 
 def _reference(*operands, lhs_spec, rhs_spec, dtype, rhs_layout):
-    assert rhs_layout == 0
-    return (reference.scaled_dot(*operands, lhs_spec, rhs_spec, dtype),)
+    *lhs, rhs, rhs_scale, rhs_global = operands
+    rhs, rhs_scale = _logical(rhs, rhs_scale, rhs_spec, rhs_layout)
+    return (reference.scaled_dot(*lhs, rhs, rhs_scale, rhs_global, lhs_spec, rhs_spec, dtype),)
+
+
+def _logical(rhs, rhs_scale, rhs_spec, rhs_layout: int):
+    """Codes and scales of rhs in their logical order."""
+    if rhs_layout == layout.LOGICAL:
+        return rhs, rhs_scale
+    return layout.deinterleave(rhs, rhs_scale, rhs_spec[1])
 
 
 def _attributes(lhs_spec: Operand, rhs_spec: Operand, dtype, rhs_layout: int) -> dict[str, int]:
@@ -81,10 +91,13 @@ def _contracted_unit(spec: Operand) -> int:
 def _factors(
     lhs, lhs_scale, lhs_global, rhs, rhs_scale, rhs_global, lhs_spec, rhs_spec, dtype, rhs_layout
 ) -> Factors:
-    del dtype, rhs_layout
+    del dtype
     batch = len(rhs) - 2
     unit = math.lcm(_contracted_unit(lhs_spec), _contracted_unit(rhs_spec))
     names = _Names(unit)
+    if rhs_layout != layout.LOGICAL:  # cut between groups of rows only
+        names.whole.add("kb")
+        names.group = layout.ROWS
     lead: Axes = tuple((f"b{i}",) for i in range(batch))
     rows: Axes = tuple((f"m{i}",) for i in range(len(lhs) - batch - 1))
     lhs_axes = names.operand(lead, rows, "m", lhs, lhs_scale, lhs_spec)
@@ -103,18 +116,23 @@ class _Names:
 
     def __init__(self, unit: int):
         self.unit = unit
+        self.group = 1
         self.sizes: dict[str, int] = {}
         self.whole: set[str] = set()
 
     def operand(self, lead, rows, prefix, shape, scale, spec: Operand) -> tuple[Axes, Axes]:
         if spec is None:
-            return (*lead, *rows, self._split("kb", f"{prefix}k", self.unit)), (self._whole(prefix, 0),)
+            return (*lead, *rows, self._split("kb", f"{prefix}k", self.unit)), (
+                self._whole(prefix, 0),
+            )
         format, block = spec
         values = values_shape(shape, format)
         packed = _blocks.packed_size(self.unit, format.element)
         row_axes, scale_rows = rows, rows
         if block[0] is not None and block[0] > 1:
             row_axes, scale_rows = self._blocked_row(rows[0][0], values[-2], block[0])
+        elif prefix == "n" and self.group > 1:
+            row_axes = scale_rows = (self._split("n", "n16", self.group),)
         data = (*lead, *row_axes, self._split("kb", f"{prefix}p", packed))
         per_unit = self.unit // block[1] if block[1] else 1
         full = _blocks.full_scale_shape(values, block)
@@ -205,7 +223,7 @@ scaled_dot_op = Op(
 def _jvp(primals, tangents, **params):
     y = scaled_dot_op.outer.bind(*primals, **params)
     if isinstance(tangents[0], ad.Zero):
-        return y, [ad.Zero.from_primal_value(y[0])]
+        return y, [ad.Zero.from_primal_value(y[0])]  # type: ignore[attr-defined]
     return y, scaled_dot_op.outer.bind(tangents[0], *primals[1:], **params)
 
 
@@ -215,12 +233,13 @@ def _transpose(cotangents, lhs, lhs_scale, lhs_global, rhs, rhs_scale, rhs_globa
     if isinstance(ct, ad.Zero):
         return ad.Zero(lhs.aval), *rest
     format, block = params["rhs_spec"]
-    weights = dequantize_blocks(rhs, rhs_scale, rhs_global, lhs.aval.dtype, format, block)
+    rhs, rhs_scale = _logical(rhs, rhs_scale, params["rhs_spec"], params["rhs_layout"])
+    weights = dequantize_blocks(rhs, rhs_scale, rhs_global, ct.dtype, format, block)
     batch = tuple(range(rhs.ndim - 2))
     sharding = lhs.aval.sharding
     explicit = not sharding.mesh.empty and sharding.mesh.are_all_axes_explicit
     grad = lax.dot_general(
-        ct.astype(lhs.aval.dtype),
+        ct,
         weights,
         (((ct.ndim - 1,), (rhs.ndim - 2,)), (batch, batch)),
         preferred_element_type=lhs.aval.dtype,

@@ -1,8 +1,9 @@
 """Block scales, and whole arrays to codes and back.
 
 Arrays are stored: the block axis last, rows before it. ``outer`` is float32 ``[B..., 2]`` with
-B... the leading axes of the array: ``outer[..., 0]`` is the factor G that encodes, ``outer[..., 1]``
-the global scale g that decodes (or, for formats without inner blocks, the scale itself).
+B... the leading axes of the array: ``outer[..., 0]`` is the factor G that encodes,
+``outer[..., 1]`` the global scale g that decodes (or, for formats without inner
+blocks, the scale itself).
 """
 
 from __future__ import annotations
@@ -83,14 +84,16 @@ def _one_if_zero(scale: jax.Array) -> jax.Array:
 def block_counts(shape: tuple[int, ...], block_shape: BlockShape) -> tuple[int, int]:
     """Blocks along the rows and along the columns of a stored array with inner blocks."""
     rows, columns = block_shape
-    assert rows is not None and columns is not None
+    assert rows is not None
+    assert columns is not None
     return -(-shape[-2] // rows), shape[-1] // columns
 
 
 def _split(x: jax.Array, block_shape: BlockShape) -> jax.Array:
     """``[..., R, K]`` to ``[..., row blocks, rows, column blocks, columns]``, rows zero-padded."""
     rows, columns = block_shape
-    assert rows is not None and columns is not None
+    assert rows is not None
+    assert columns is not None
     row_blocks, column_blocks = block_counts(x.shape, block_shape)
     if missing := row_blocks * rows - x.shape[-2]:
         x = jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, missing), (0, 0)])

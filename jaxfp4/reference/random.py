@@ -39,4 +39,3 @@ def element_bits(rounding: str, seeds: jax.Array, columns: jax.Array) -> jax.Arr
     if rounding == "stochastic24":
         return words(seeds, columns) >> 8
     return (words(seeds, columns >> 2) >> (8 * (columns & 3))) & 0xFF
-

@@ -40,6 +40,7 @@ def either(request):
 def put(tree, mesh, *specs):
     if isinstance(tree, jf.ScaledArray):
         spec = specs[0]
+
         def place(x):
             fits = [e if n > 1 else None for e, n in zip(spec, x.shape, strict=False)]
             return jax.device_put(x, NamedSharding(mesh, P(*fits)))
@@ -115,7 +116,9 @@ def test_quantizing_is_local_but_for_the_tensor_scale(mesh, quantizer, spec):
     placed = put(x, mesh, spec)
     for f in (jf.quantize, jf.fake_quantize):
         compiled = jax.jit(lambda x, f=f: f(x, quantizer)).lower(placed).compile()
-        assert set(collectives(compiled)) <= ({"all-reduce"} if quantizer.takes_global_scale else set())
+        assert set(collectives(compiled)) <= (
+            {"all-reduce"} if quantizer.takes_global_scale else set()
+        )
     q = jax.jit(lambda x: jf.quantize(x, quantizer))(placed)
     for ours, whole in zip(jax.tree.leaves(q), jax.tree.leaves(truth), strict=True):
         np.testing.assert_array_equal(np.asarray(ours, np.float32), np.asarray(whole, np.float32))
