@@ -1,0 +1,66 @@
+#include "cc/cpu/parallel.h"
+
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
+namespace jaxfp4 {
+namespace {
+
+constexpr int64_t kChunksPerThread = 4;  // evens out threads that start late or share a core
+
+#if defined(__x86_64__)
+constexpr unsigned kFlush = 0x9fc0;  // FTZ | DAZ, all exceptions masked, round to nearest
+uint64_t GetMode() { return _mm_getcsr(); }
+void SetMode(uint64_t mode) { _mm_setcsr(static_cast<unsigned>(mode)); }
+#elif defined(__aarch64__)
+constexpr uint64_t kFlush = uint64_t{1} << 24;  // FPCR.FZ
+uint64_t GetMode() {
+  uint64_t mode;
+  asm volatile("mrs %0, fpcr" : "=r"(mode));
+  return mode;
+}
+void SetMode(uint64_t mode) { asm volatile("msr fpcr, %0" ::"r"(mode)); }
+#else
+#error "jaxfp4 needs a way to flush subnormals on this CPU"
+#endif
+
+struct Split {
+  Parallel::Task task;
+  const void* context;
+  int64_t n, chunks;
+
+  void Run(int64_t i) const {
+    const ScopedFlushToZero flush;
+    task(context, n * i / chunks, n * (i + 1) / chunks);
+  }
+};
+
+}  // namespace
+
+ScopedFlushToZero::ScopedFlushToZero() : saved_(GetMode()) { SetMode(kFlush); }
+ScopedFlushToZero::~ScopedFlushToZero() { SetMode(saved_); }
+
+Parallel::~Parallel() = default;
+
+void Parallel::Run(int64_t n, int64_t grain, Task task, const void* context) {
+  if (n <= 0) return;
+  const int64_t grains = n / (grain > 0 ? grain : 1);
+  const int64_t wanted = threads() * kChunksPerThread;
+  const Split split{task, context, n, grains < wanted ? grains : wanted};
+  if (threads() == 1 || grains < 2) {
+    const ScopedFlushToZero flush;
+    task(context, 0, n);
+    return;
+  }
+  RunChunks(split.chunks,
+            [](const void* s, int64_t i) { static_cast<const Split*>(s)->Run(i); }, &split);
+}
+
+int64_t Serial::threads() const { return 1; }
+
+void Serial::RunChunks(int64_t chunks, Chunk chunk, const void* context) {
+  for (int64_t i = 0; i < chunks; ++i) chunk(context, i);
+}
+
+}  // namespace jaxfp4

@@ -1,0 +1,398 @@
+// rhs of e2m1 codes with e4m3 scales of 16 or e8m0 scales of 32, sixteen rows at a time: a lane is a row.
+//
+// Both layouts come as tiles of the interleaved one (the logical one is transposed on the fly), so that
+// one kernel serves both and their results are the same bits. Included by scaled_dot_kernel.cc only.
+#pragma once
+
+#include "cc/cpu/scaled_dot_rows-inl.h"
+#include "cc/cpu/scaled_dot_transpose-inl.h"
+
+namespace jaxfp4::JAXFP4_TARGET {
+namespace {
+
+constexpr int BlockOf(ScaleType type) { return type == ScaleType::kE4M3 ? 16 : 32; }
+
+inline bool IsFp4(const DotOperand& x) {
+  return x.coded && x.format.element == Element::kE2M1 &&
+         x.format.scale_type != ScaleType::kFloat32 &&
+         x.format.block_cols == BlockOf(x.format.scale_type);
+}
+
+constexpr int64_t kTileDepth = 128;
+
+struct Fp4Tile {
+  const uint8_t* codes;   // [depth / 8][16 rows][4 bytes]
+  const uint8_t* scales;  // [depth / block_cols][16 rows]
+};
+
+// Rows n..n+15 of batch entry b; rows beyond the last repeat it.
+class Fp4Rows {
+ public:
+  Fp4Rows(const ScaledDotProblem& p, int64_t b, int64_t n) : block_(p.rhs.format.block_cols) {
+    const DotOperand& x = p.rhs;
+    row_bytes_ = p.depth / 2;
+    scale_row_bytes_ = x.scale_row_stride;
+    const uint8_t* data = static_cast<const uint8_t*>(x.data) + (b * p.cols + n) * row_bytes_;
+    const uint8_t* scale = static_cast<const uint8_t*>(x.scale) + x.scale_offset[b];
+    interleaved_ = p.rhs_layout == Layout::kInterleaved16;
+    interleaved_scales_ = interleaved_ && x.format.block_rows == 1;
+    codes_[0] = data;
+    scales_[0] = scale + n * x.scale_row_stride;
+    if (interleaved_scales_) return;
+    for (int64_t i = 0; i < kLanes; ++i) {
+      const int64_t r = Min64(n + i, p.cols - 1);
+      codes_[i] = data + (r - n) * row_bytes_;
+      scales_[i] = scale + (x.format.block_rows == 1 ? r : r / x.format.block_rows) *
+                               x.scale_row_stride;
+    }
+  }
+
+  // The tile of `size` <= kTileDepth that starts at k, a multiple of kTileDepth. It lasts until the
+  // next Load.
+  JAXFP4_INLINE Fp4Tile Load(int64_t k, int64_t size) {
+    Prefetch(k);
+    return {interleaved_ ? codes_[0] + k / 8 * 64 : TransposeCodes(k, size),
+            interleaved_scales_ ? scales_[0] + k / block_ * kLanes : TransposeScales(k, size)};
+  }
+
+ private:
+  // What the tile some way ahead will read: the streams are too many, or too fast, for the hardware
+  // alone. At the end of these rows that is the beginning of the next sixteen.
+  JAXFP4_INLINE void Prefetch(int64_t k) const {
+    constexpr int64_t kAhead = 8 * kTileDepth;
+    const int64_t tile_scales = kTileDepth / block_ * kLanes;
+    if (interleaved_) {
+      const uint8_t* codes = codes_[0] + (k + kAhead) * 8;
+      for (int64_t i = 0; i < kTileDepth * 8; i += 64) __builtin_prefetch(codes + i);
+    } else {
+      const int64_t at = (k + kAhead) / 2;
+      const int64_t next = at < row_bytes_ ? at : at + 15 * row_bytes_;
+      for (int i = 0; i < kLanes; ++i) __builtin_prefetch(codes_[i] + next);
+    }
+    const uint8_t* scales = scales_[0] + k / block_ * kLanes;
+    if (!interleaved_scales_) {
+      scales += kLanes * scale_row_bytes_;
+    } else {
+      scales += kAhead / block_ * kLanes;
+    }
+    for (int64_t i = 0; i < tile_scales; i += 64) __builtin_prefetch(scales + i);
+  }
+
+  const uint8_t* TransposeCodes(int64_t k, int64_t size) {
+    const void* rows[kLanes];
+    for (int i = 0; i < kLanes; ++i) {
+      rows[i] = codes_[i] + k / 2;
+      if (size < kTileDepth) {
+        memcpy(tail_[i], rows[i], static_cast<size_t>(size / 2));
+        rows[i] = tail_[i];
+      }
+    }
+    TransposeWords(rows, codes_tile_, kLanes);
+    return reinterpret_cast<const uint8_t*>(codes_tile_);
+  }
+
+  const uint8_t* TransposeScales(int64_t k, int64_t size) {
+    const int64_t first = k / block_, count = size / block_;
+    const uint8_t* rows[kLanes];
+    for (int i = 0; i < kLanes; ++i) rows[i] = scales_[i] + first;
+    if (count == 8) {
+      TransposeBytes<8>(rows, scale_tile_);
+    } else if (count == 4) {
+      TransposeBytes<4>(rows, scale_tile_);
+    } else {
+      for (int i = 0; i < kLanes; ++i) {
+        for (int64_t j = 0; j < count; ++j) scale_tile_[j * kLanes + i] = rows[i][j];
+      }
+    }
+    return scale_tile_;
+  }
+
+  int64_t block_, row_bytes_, scale_row_bytes_;
+  bool interleaved_, interleaved_scales_;
+  const uint8_t* codes_[kLanes];
+  const uint8_t* scales_[kLanes];
+  alignas(64) uint32_t codes_tile_[kTileDepth / 8 * kLanes];
+  alignas(64) uint8_t scale_tile_[kTileDepth / 16 * kLanes];
+  alignas(64) uint8_t tail_[kLanes][kTileDepth / 2] = {};
+};
+
+// ---- floats
+
+template <class Math, ScaleType kType>
+JAXFP4_INLINE uint32_t* PackEight(U codes, const Scale16<kType>& scale, uint32_t* panel,
+                                  int64_t stride) {
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i += Math::kPerWord, panel += stride) {
+    const F even = scale.Times(LookUpE2M1(codes >> (4 * i)));
+    const F odd = scale.Times(LookUpE2M1(codes >> (4 * (i + Math::kPerWord - 1))));
+    StoreU32(Math::Word(even, odd), panel);
+  }
+  return panel;
+}
+
+// Panels of such rows for FloatScheme (scaled_dot_gemm-inl.h).
+template <class Math, ScaleType kType>
+void PackFp4(const ScaledDotProblem& p, int64_t b, int64_t n, int64_t begin, int64_t end,
+             uint32_t* panel, int64_t stride) {
+  constexpr int kBlock = BlockOf(kType);
+  Fp4Rows rows(p, b, n);
+  for (int64_t k = begin; k < end; k += kTileDepth) {
+    const int64_t size = Min64(kTileDepth, end - k);
+    const Fp4Tile tile = rows.Load(k, size);
+    const uint32_t* codes = reinterpret_cast<const uint32_t*>(tile.codes);
+    for (int64_t i = 0; i < size / kBlock; ++i) {
+      const Scale16<kType> scale(tile.scales + i * kLanes);
+      for (int j = 0; j < kBlock / 8; ++j, codes += kLanes) {
+        panel = PackEight<Math, kType>(LoadU32(codes), scale, panel, stride);
+      }
+    }
+  }
+}
+
+// ---- integers: an e2m1 code is half an integer, and a sum over a block is exact in int32
+//
+// Codes of rhs are stored as 2q + 12 >= 0, as the unsigned by signed dot instructions want it; what
+// that adds, 12 times the sum of a block of lhs, is where the sum starts from.
+
+constexpr int kCodeBias = 12;
+
+// The doubled values of e2m1 codes, plus `bias`, in the bytes of `nibbles` (0..15 each).
+template <int bias>
+JAXFP4_INLINE U DoubledE2M1(U nibbles) {
+  alignas(16) static constexpr int8_t kValues[16] = {
+      bias,     bias + 1, bias + 2, bias + 3, bias + 4, bias + 6, bias + 8, bias + 12,
+      bias,     bias - 1, bias - 2, bias - 3, bias - 4, bias - 6, bias - 8, bias - 12};
+#if defined(__AVX2__)
+  const __m128i table = _mm_load_si128(reinterpret_cast<const __m128i*>(kValues));
+#endif
+#if defined(__AVX512BW__)
+  return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), nibbles.v);
+#elif defined(__AVX2__)
+  const __m256i tables = _mm256_broadcastsi128_si256(table);
+  return {(U8)_mm256_shuffle_epi8(tables, (__m256i)nibbles.lo),
+          (U8)_mm256_shuffle_epi8(tables, (__m256i)nibbles.hi)};
+#else
+  uint8_t bytes[64];
+  memcpy(bytes, &nibbles, sizeof(bytes));
+  for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(kValues[byte]);
+  U values;
+  memcpy(&values, bytes, sizeof(bytes));
+  return values;
+#endif
+}
+
+// sum + the dot products of four bytes of each lane of b[i] (unsigned) and of x[i] (signed), i < n.
+template <int n>
+JAXFP4_INLINE U DotBytes(U sum, const U (&b)[n], const uint32_t* x) {
+#if defined(__AVX512VNNI__)
+#pragma GCC unroll 8
+  for (int i = 0; i < n; ++i) {
+    sum = _mm512_dpbusd_epi32(sum.v, b[i].v, _mm512_set1_epi32(static_cast<int>(x[i])));
+  }
+  return sum;
+#elif defined(__AVX512BW__)
+  __m512i pairs = _mm512_setzero_si512();  // at most 8 * 2 * 24 * 12 < 2^15
+#pragma GCC unroll 8
+  for (int i = 0; i < n; ++i) {
+    const __m512i v = _mm512_set1_epi32(static_cast<int>(x[i]));
+    pairs = _mm512_add_epi16(pairs, _mm512_maddubs_epi16(b[i].v, v));
+  }
+  return _mm512_add_epi32(sum.v, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+#elif defined(__AVX2__)
+  __m256i lo = _mm256_setzero_si256(), hi = lo;
+#pragma GCC unroll 8
+  for (int i = 0; i < n; ++i) {
+    const __m256i v = _mm256_set1_epi32(static_cast<int>(x[i]));
+    lo = _mm256_add_epi16(lo, _mm256_maddubs_epi16((__m256i)b[i].lo, v));
+    hi = _mm256_add_epi16(hi, _mm256_maddubs_epi16((__m256i)b[i].hi, v));
+  }
+  const __m256i ones = _mm256_set1_epi16(1);
+  return sum + U((U8)_mm256_madd_epi16(lo, ones), (U8)_mm256_madd_epi16(hi, ones));
+#else
+  uint32_t sums[kLanes];
+  StoreU32(sum, sums);
+  for (int i = 0; i < n; ++i) {
+    uint8_t bytes[64];
+    int8_t v[4];
+    memcpy(bytes, &b[i], sizeof(bytes));
+    memcpy(v, x + i, sizeof(v));
+    for (int j = 0; j < kLanes; ++j) {
+      int dot = 0;
+      for (int k = 0; k < 4; ++k) dot += bytes[4 * j + k] * v[k];
+      sums[j] += static_cast<uint32_t>(dot);
+    }
+  }
+  return LoadU32(sums);
+#endif
+}
+
+// Scales as one factor: twice the value of an e8m0 scale, so that byte 0 is a normal number. (Byte 254,
+// which only an infinity has, becomes an infinity.)
+template <class V>
+JAXFP4_INLINE typename V::F TwicePower(typename V::U byte) {
+  using UV = typename V::U;
+  const UV bits = V::Min(byte + 1u, UV(255u)) << 23;
+  return V::Float(bits | V::Select(V::Equal(byte, UV(255u)), UV(1u << 22), UV(0u)));
+}
+template <ScaleType kType>
+JAXFP4_INLINE F OneFactor(const uint8_t* codes) {
+  if constexpr (kType == ScaleType::kE4M3) {
+    return Scale16<kType>(codes).factor;
+  } else {
+    return TwicePower<Lanes>(LoadBytes(codes));
+  }
+}
+inline float OneFactor(ScaleType type, uint8_t code) {
+  return type == ScaleType::kE4M3 ? Decode<E4M3, ScalarLanes>(code)
+                                  : TwicePower<ScalarLanes>(code);
+}
+// What undoes the doubling of codes and of powers.
+constexpr float IntegerUnit(ScaleType type) { return type == ScaleType::kE4M3 ? 0.25f : 0.0625f; }
+
+// A block of lhs: bytes 2q in the order of a tile's nibbles (even then odd elements of each eight),
+// -12 times their sum, the scale.
+template <int kBlock>
+struct IntBlock {
+  static constexpr int kQuads = kBlock / 4;
+  uint32_t quads[kQuads];
+  int32_t correction;
+  float scale;
+};
+
+template <int kBlock>
+JAXFP4_INLINE void PackIntBlock(const uint8_t* codes, float scale, IntBlock<kBlock>* to) {
+  int32_t sum = 0;
+#if defined(__AVX2__)
+  const __m128i values =
+      _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);
+  const __m128i nibble = _mm_set1_epi8(15);
+  __m128i sums = _mm_setzero_si128();
+  for (int i = 0; i < kBlock / 16; ++i) {
+    const __m128i c = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes));
+    const __m128i even = _mm_shuffle_epi8(values, _mm_and_si128(c, nibble));
+    const __m128i odd = _mm_shuffle_epi8(values, _mm_and_si128(_mm_srli_epi16(c, 4), nibble));
+    const __m128i quads = _mm_unpacklo_epi32(even, odd);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to->quads) + i, quads);
+    const __m128i positive = _mm_add_epi8(quads, _mm_set1_epi8(16));
+    sums = _mm_add_epi32(sums, _mm_sad_epu8(positive, _mm_setzero_si128()));
+    codes += 8;
+  }
+  sum = _mm_cvtsi128_si32(sums) + _mm_extract_epi32(sums, 2) - 16 * kBlock;
+#else
+  static constexpr int8_t kValues[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+  int8_t quads[kBlock];
+  for (int i = 0; i < kBlock / 2; ++i) {
+    const int at = i / 4 * 8 + i % 4;
+    quads[at] = kValues[codes[i] & 15];
+    quads[at + 4] = kValues[codes[i] >> 4];
+    sum += quads[at] + quads[at + 4];
+  }
+  memcpy(to->quads, quads, sizeof(quads));
+#endif
+  to->correction = -kCodeBias * sum;
+  to->scale = scale;
+}
+
+// Blocks [begin / kBlock, end / kBlock) of a row of lhs.
+template <int kBlock>
+void PackIntRow(const ScaledDotProblem& p, int64_t row, int64_t begin, int64_t end,
+                IntBlock<kBlock>* to) {
+  const DotOperand& x = p.lhs;
+  const uint8_t* codes = RowData(x, row, p.depth);
+  const uint8_t* scales = static_cast<const uint8_t*>(x.scale) + ScaleIndex(x, row, 0);
+  for (int64_t k = begin; k < end; k += kBlock, ++to) {
+    PackIntBlock(codes + k / 2, OneFactor(x.format.scale_type, scales[k / kBlock]), to);
+  }
+}
+
+// A block of 16 rows of rhs.
+template <int kBlock>
+struct IntVectors {
+  static constexpr int kQuads = kBlock / 4;
+  U quads[kQuads];
+
+  // codes: [kBlock / 8][16 rows][4 bytes]
+  explicit JAXFP4_INLINE IntVectors(const uint8_t* codes) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kBlock / 8; ++i) {
+      const U c = LoadU32(reinterpret_cast<const uint32_t*>(codes) + i * kLanes);
+      quads[2 * i] = DoubledE2M1<kCodeBias>(c & 0x0f0f0f0fu);
+      quads[2 * i + 1] = DoubledE2M1<kCodeBias>((c >> 4) & 0x0f0f0f0fu);
+    }
+  }
+  IntVectors() = default;
+
+  JAXFP4_INLINE F MulAdd(const IntBlock<kBlock>& lhs, F scale, F sum) const {
+    const U dot = DotBytes<kQuads>(U(static_cast<uint32_t>(lhs.correction)), quads, lhs.quads);
+    return Lanes::MulAdd(Lanes::FromInt(dot) * F(lhs.scale), scale, sum);
+  }
+};
+
+// For Gemm (scaled_dot_gemm-inl.h), both operands of the same format.
+template <ScaleType kType>
+struct IntScheme {
+  static constexpr int kBlock = BlockOf(kType);
+#if defined(__AVX512F__)
+  static constexpr int kRows = 8, kVectors = kBlock == 16 ? 2 : 1;
+#else
+  static constexpr int kRows = 4, kVectors = 1;
+#endif
+  using Block = IntBlock<kBlock>;
+  static constexpr int kQuads = kBlock / 4;
+  static constexpr int64_t kBlocks = kChunk / kBlock;
+  static constexpr int64_t kRowBytes = kBlocks * sizeof(Block);
+  static constexpr int64_t kPanelBlock = (kQuads + 1) * kVectors * kLanes;  // words
+  static constexpr int64_t kPanelBytes = kBlocks * kPanelBlock * 4;
+
+  static constexpr float kUnit = IntegerUnit(kType);
+
+  static void PackRow(const ScaledDotProblem& p, int64_t row, int64_t begin, int64_t end,
+                      uint8_t* to) {
+    PackIntRow<kBlock>(p, row, begin, end, reinterpret_cast<Block*>(to));
+  }
+
+  static void PackVector(const ScaledDotProblem& p, int64_t b, int64_t n, int64_t begin,
+                         int64_t end, uint8_t* panel, int j) {
+    Fp4Rows rows(p, b, n);
+    uint32_t* to = reinterpret_cast<uint32_t*>(panel) + j * kLanes;
+    for (int64_t k = begin; k < end; k += kTileDepth) {
+      const int64_t size = Min64(kTileDepth, end - k);
+      const Fp4Tile tile = rows.Load(k, size);
+      for (int64_t i = 0; i < size; i += kBlock, to += kPanelBlock) {
+        const IntVectors<kBlock> v(tile.codes + i * 8);
+        for (int q = 0; q < kQuads; ++q) StoreU32(v.quads[q], to + q * kVectors * kLanes);
+        const F scale = OneFactor<kType>(tile.scales + i / kBlock * kLanes);
+        StoreU32(Lanes::Bits(scale), to + kQuads * kVectors * kLanes);
+      }
+    }
+  }
+
+  template <int R>
+  static JAXFP4_INLINE void Dot(const ScaledDotProblem&, const uint8_t* lhs, const uint8_t* panel,
+                                int64_t size, F (&sum)[R][kVectors]) {
+    const Block* a = reinterpret_cast<const Block*>(lhs);
+    const uint32_t* b = reinterpret_cast<const uint32_t*>(panel);
+    for (int r = 0; r < R; ++r) {
+      for (int j = 0; j < kVectors; ++j) sum[r][j] = Zero();
+    }
+    for (int64_t i = 0; i < size / kBlock; ++i, ++a, b += kPanelBlock) {
+      IntVectors<kBlock> v[kVectors];
+      F scale[kVectors];
+      for (int j = 0; j < kVectors; ++j) {
+        for (int q = 0; q < kQuads; ++q) {
+          v[j].quads[q] = LoadU32(b + (q * kVectors + j) * kLanes);
+        }
+        scale[j] = Lanes::Float(LoadU32(b + (kQuads * kVectors + j) * kLanes));
+      }
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        for (int j = 0; j < kVectors; ++j) {
+          sum[r][j] = v[j].MulAdd(a[r * kBlocks], scale[j], sum[r][j]);
+        }
+      }
+    }
+  }
+};
+
+}  // namespace
+}  // namespace jaxfp4::JAXFP4_TARGET

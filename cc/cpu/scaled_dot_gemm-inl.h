@@ -1,0 +1,371 @@
+// The product of many rows: rhs is decoded, a few vectors of columns and kChunk of depth at a time, into
+// a panel that stays in the cache while all rows of lhs (decoded once) pass over it.
+//
+// An output is a sum over chunks of sums within chunks, in this order whatever its neighbours are: it
+// depends on its row of lhs and its row of rhs alone. A scheme says what a chunk is made of:
+//   kRows, kVectors      outputs of the micro-kernel: rows (a power of two) by vectors of 16 columns
+//   kRowBytes            of a chunk of a row of lhs
+//   kPanelBytes          of a chunk of kVectors * 16 rows of rhs
+//   kUnit                what sums must be multiplied by
+//   PackRow, PackVector  decode a chunk of a row of lhs, of 16 rows of rhs
+//   Dot<R>               sums of a chunk for R rows
+// Included by scaled_dot_kernel.cc only.
+#pragma once
+
+#include "cc/cpu/parallel.h"
+#include "cc/cpu/scaled_dot_rows-inl.h"
+#include "cc/cpu/scaled_dot_transpose-inl.h"
+
+namespace jaxfp4::JAXFP4_TARGET {
+namespace {
+
+
+constexpr int64_t kWindowRows = 512; // of lhs, decoded at a time
+constexpr int64_t kWindowBytes = int64_t{32} << 20;
+
+// The end of the chunk that starts at k: chunks do not cross blocks of float32 scales.
+class Chunks {
+ public:
+  explicit Chunks(const ScaledDotProblem& p) : depth_(p.depth), step_(p.depth) {
+    Limit(p.lhs);
+    Limit(p.rhs);
+  }
+  bool blocked() const { return blocked_; }
+  int64_t End(int64_t k) const { return Min64(k + kChunk, Min64(depth_, (k / step_ + 1) * step_)); }
+  int64_t Count() const {
+    return depth_ / step_ * CeilDiv(step_, kChunk) + CeilDiv(depth_ % step_, kChunk);
+  }
+
+ private:
+  void Limit(const DotOperand& x) {
+    if (!HasOuterBlocks(x)) return;
+    int64_t a = step_, b = x.format.block_cols;
+    while (b != 0) {
+      const int64_t rest = a % b;
+      a = b;
+      b = rest;
+    }
+    step_ = a;
+    blocked_ = true;
+  }
+
+  int64_t depth_, step_;
+  bool blocked_ = false;
+};
+
+// ---- results
+
+// Writes `count` outputs of row `row`, from column n on.
+template <Dtype kDtype>
+JAXFP4_INLINE void StoreOutputs(const ScaledDotProblem& p, int64_t row, int64_t n, F y) {
+  using Type = typename Memory<kDtype>::Type;
+  Type* out = static_cast<Type*>(p.out) + row * p.cols + n;
+  if (n + kLanes <= p.cols) return Memory<kDtype>::Store(y, out);
+  Type rest[kLanes];
+  Memory<kDtype>::Store(y, rest);
+  memcpy(out, rest, static_cast<size_t>(p.cols - n) * sizeof(Type));
+}
+
+// The scales that multiply finished sums of a row of lhs and of 16 rows of rhs.
+struct FinalScale {
+  F rhs;
+  float unit, global;
+
+  FinalScale(const ScaledDotProblem& p, int64_t b, int64_t n, float unit) : unit(unit) {
+    float scales[kLanes];
+    for (int i = 0; i < kLanes; ++i) {
+      scales[i] = RowScale(p.rhs, b * p.cols + Min64(n + i, p.cols - 1));
+    }
+    rhs = LoadF32(scales);
+    global = GlobalScale(p.rhs, b, p.batch);
+  }
+
+  JAXFP4_INLINE void Store(const ScaledDotProblem& p, int64_t row, int64_t n, F sum) const {
+    const float g = GlobalScale(p.lhs, row, p.batch * p.rows) * global;
+    const F y = sum * F(unit) * F(RowScale(p.lhs, row)) * rhs * F(g);
+    switch (p.out_dtype) {
+      case Dtype::kF32: return StoreOutputs<Dtype::kF32>(p, row, n, y);
+      case Dtype::kBF16: return StoreOutputs<Dtype::kBF16>(p, row, n, y);
+      case Dtype::kF16: return StoreOutputs<Dtype::kF16>(p, row, n, y);
+    }
+  }
+};
+
+// ---- the product
+
+// lhs rows [begin, end), counted through the batch, all of one batch entry or of several whole ones.
+struct Window {
+  int64_t batch_begin, batch_end;  // entries
+  int64_t row_begin, row_end;      // of each entry
+  int64_t rows() const { return row_end - row_begin; }
+};
+
+template <class Scheme>
+class Gemm {
+ public:
+  Gemm(const ScaledDotProblem& p, Parallel& parallel, Scheme scheme = {})
+      : p_(p),
+        parallel_(parallel),
+        scheme_(scheme),
+        chunks_(p),
+        row_bytes_(chunks_.Count() * Scheme::kRowBytes) {}
+
+  void Run() {
+    const int64_t fit = kWindowBytes / row_bytes_ > 1 ? kWindowBytes / row_bytes_ : 1;
+    const int64_t rows = Min64(p_.rows, Min64(kWindowRows, RoundUp(fit, Scheme::kRows)));
+    const int64_t entries = rows < p_.rows || fit < rows ? 1 : Min64(p_.batch, fit / rows);
+    const Scratch scratch(entries * rows * row_bytes_, p_);
+    if (!scratch.ok()) return;
+    lhs_ = scratch.As<uint8_t>();
+    for (int64_t b = 0; b < p_.batch; b += entries) {
+      for (int64_t m = 0; m < p_.rows; m += rows) {
+        window_ = {b, Min64(b + entries, p_.batch), m, Min64(m + rows, p_.rows)};
+        PackLhs();
+        Multiply();
+      }
+    }
+  }
+
+ private:
+  static constexpr int64_t kWidth = Scheme::kVectors * kLanes;
+
+  // Rows are decoded in groups of kRows, the last ones in smaller powers of two; a group is
+  // [chunk][row][kRowBytes].
+  struct RowGroup {
+    int64_t begin, size;
+  };
+  RowGroup GroupOf(int64_t r) const {
+    RowGroup group = {r / Scheme::kRows * Scheme::kRows, Scheme::kRows};
+    while (true) {
+      while (group.begin + group.size > window_.rows()) group.size /= 2;
+      if (r < group.begin + group.size) return group;
+      group.begin += group.size;
+    }
+  }
+
+  void PackLhs() {
+    const int64_t rows = window_.rows();
+    const int64_t n = (window_.batch_end - window_.batch_begin) * rows;
+    parallel_.For(n, Grain(p_.depth), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) PackLhsRow(i / rows, i % rows);
+    });
+  }
+
+  void PackLhsRow(int64_t entry, int64_t r) const {
+    const int64_t row = (window_.batch_begin + entry) * p_.rows + window_.row_begin + r;
+    const RowGroup group = GroupOf(r);
+    uint8_t* to = Lhs(entry, group.begin) + (r - group.begin) * Scheme::kRowBytes;
+    for (int64_t k = 0; k < p_.depth; to += group.size * Scheme::kRowBytes) {
+      const int64_t end = chunks_.End(k);
+      scheme_.PackRow(p_, row, k, end, to);
+      k = end;
+    }
+  }
+
+  uint8_t* Lhs(int64_t entry, int64_t r) const {
+    return lhs_ + (entry * window_.rows() + r) * row_bytes_;
+  }
+
+  // An item is a slice of the rows of one batch entry by kWidth columns.
+  void Multiply() {
+    const int64_t entries = window_.batch_end - window_.batch_begin;
+    const int64_t tiles = CeilDiv(p_.cols, kWidth);
+    const int64_t slice = SliceRows(entries * tiles);
+    const int64_t slices = CeilDiv(window_.rows(), slice);
+    const int64_t grain = Grain((slice + 16) * p_.depth * kWidth / 16);
+    parallel_.For(entries * tiles * slices, grain, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t r = i % slices * slice;
+        MultiplyTile(i / slices / tiles, r, Min64(r + slice, window_.rows()),
+                     i / slices % tiles * kWidth);
+      }
+    });
+  }
+
+  // Few tiles: share out the rows too, at the price of decoding rhs several times.
+  int64_t SliceRows(int64_t tiles) const {
+    const int64_t wanted = CeilDiv(2 * parallel_.threads(), tiles);
+    const int64_t slice = RoundUp(CeilDiv(window_.rows(), wanted), Scheme::kRows);
+    return slice < 64 ? RoundUp(64, Scheme::kRows) : slice;
+  }
+
+  // Items that take about 15 microseconds, at `steps` a nanosecond or so per item.
+  static int64_t Grain(int64_t steps) { return 16384 / (steps + 1) + 1; }
+
+  void MultiplyTile(int64_t entry, int64_t row_begin, int64_t row_end, int64_t n) const {
+    alignas(64) uint8_t panel[Scheme::kPanelBytes];
+    alignas(64) float sums[kWindowRows * kWidth];
+    alignas(64) float rhs_scale[kWidth];
+    const int64_t b = window_.batch_begin + entry;
+    const int vectors = static_cast<int>(Min64(Scheme::kVectors, CeilDiv(p_.cols - n, kLanes)));
+    int64_t chunk = 0;
+    for (int64_t k = 0; k < p_.depth; ++chunk) {
+      const int64_t end = chunks_.End(k);
+      for (int j = 0; j < vectors; ++j) scheme_.PackVector(p_, b, n + j * kLanes, k, end, panel, j);
+      if (chunks_.blocked()) RhsScales(b, n, k, rhs_scale);
+      for (int64_t r = row_begin; r < row_end;) {
+        const int64_t size = GroupOf(r).size;
+        const uint8_t* lhs = Lhs(entry, r) + chunk * size * Scheme::kRowBytes;
+        float* to = sums + (r - row_begin) * kWidth;
+        const int64_t row = b * p_.rows + window_.row_begin + r;
+        AddChunk(size, {lhs, panel, to, rhs_scale, row, k, end});
+        r += size;
+      }
+      k = end;
+    }
+    for (int j = 0; j < vectors; ++j) {
+      const FinalScale scale(p_, b, n + j * kLanes, Scheme::kUnit);
+      for (int64_t r = row_begin; r < row_end; ++r) {
+        const float* from = sums + (r - row_begin) * kWidth + j * kLanes;
+        scale.Store(p_, b * p_.rows + window_.row_begin + r, n + j * kLanes, LoadF32(from));
+      }
+    }
+  }
+
+  void RhsScales(int64_t b, int64_t n, int64_t k, float* scales) const {
+    for (int64_t i = 0; i < kWidth; ++i) {
+      const int64_t row = b * p_.cols + Min64(n + i, p_.cols - 1);
+      scales[i] = HasOuterBlocks(p_.rhs) ? OuterScale(p_.rhs, row, k) : 1.0f;
+    }
+  }
+
+  struct Tile {
+    const uint8_t* lhs;
+    const uint8_t* panel;
+    float* sums;
+    const float* rhs_scale;
+    int64_t row, begin, end;
+  };
+
+  template <int R = Scheme::kRows>
+  void AddChunk(int64_t rows, const Tile& t) const {
+    if constexpr (R > 1) {
+      if (rows < R) return AddChunk<R / 2>(rows, t);
+    }
+    F sum[R][Scheme::kVectors];
+    Scheme::template Dot<R>(p_, t.lhs, t.panel, t.end - t.begin, sum);
+    for (int r = 0; r < R; ++r) {
+      const float lhs_scale =
+          HasOuterBlocks(p_.lhs) ? OuterScale(p_.lhs, t.row + r, t.begin) : 1.0f;
+      for (int j = 0; j < Scheme::kVectors; ++j) {
+        float* to = t.sums + r * kWidth + j * kLanes;
+        F total = sum[r][j];
+        if (chunks_.blocked()) total = total * F(lhs_scale) * LoadF32(t.rhs_scale + j * kLanes);
+        StoreF32(t.begin == 0 ? total : LoadF32(to) + total, to);
+      }
+    }
+  }
+
+  const ScaledDotProblem& p_;
+  Parallel& parallel_;
+  const Scheme scheme_;
+  const Chunks chunks_;
+  const int64_t row_bytes_;
+  uint8_t* lhs_ = nullptr;
+  Window window_{};
+};
+
+// ---- schemes of floats: a word is a float, or a pair of bfloat16
+
+struct Float32 {
+  static constexpr int kPerWord = 1;
+  static JAXFP4_INLINE F Dot(F a, F b, F sum) { return Lanes::MulAdd(a, b, sum); }
+  static JAXFP4_INLINE U Word(F even, F) { return Lanes::Bits(even); }
+  static void Pack(const float* x, int64_t size, uint32_t* words) {
+    memcpy(words, x, static_cast<size_t>(size) * sizeof(float));
+  }
+};
+
+#if defined(__AVX512BF16__)
+// For operands that bfloat16 holds exactly.
+struct BFloat16 {
+  static constexpr int kPerWord = 2;
+  static JAXFP4_INLINE F Dot(F a, F b, F sum) {
+    return _mm512_dpbf16_ps(sum.v, (__m512bh)a.v, (__m512bh)b.v);
+  }
+  static JAXFP4_INLINE U Word(F even, F odd) {
+    return _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(Lanes::Bits(even).v, 16),
+                                   Lanes::Bits(odd).v);
+  }
+  static void Pack(const float* x, int64_t size, uint32_t* words) {
+    for (int64_t k = 0; k < size; k += 2 * kLanes) {
+      const __m512bh pairs =
+          _mm512_cvtne2ps_pbh(_mm512_loadu_ps(x + k + kLanes), _mm512_loadu_ps(x + k));
+      _mm512_storeu_si512(words + k / 2, (__m512i)pairs);
+    }
+  }
+};
+#endif
+
+// Decodes a chunk of any 16 rows of rhs, row by row: words of depth `stride` apart, in them 16 rows.
+template <class Math>
+void PackAny(const ScaledDotProblem& p, int64_t b, int64_t n, int64_t begin, int64_t end,
+             uint32_t* panel, int64_t stride) {
+  constexpr int64_t kWords = kChunk / Math::kPerWord;
+  alignas(64) float row[kChunk];
+  alignas(64) uint32_t words[kLanes * kWords];
+  const int64_t size = RoundUp(end - begin, 2 * kLanes);
+  for (int i = 0; i < kLanes; ++i) {
+    DecodeRow(p.rhs, b * p.cols + Min64(n + i, p.cols - 1), p.depth, begin, end, row);
+    Math::Pack(row, size, words + i * kWords);
+  }
+  for (int64_t w = 0; w < size / Math::kPerWord; w += kLanes) {
+    const void* rows[kLanes];
+    for (int i = 0; i < kLanes; ++i) rows[i] = words + i * kWords + w;
+    TransposeWords(rows, panel + w * stride, stride);
+  }
+}
+
+template <class Math>
+struct FloatScheme {
+  using PackRhs = void (*)(const ScaledDotProblem& p, int64_t b, int64_t n, int64_t begin,
+                           int64_t end, uint32_t* panel, int64_t stride);
+  PackRhs pack_rhs;
+
+#if defined(__AVX512F__)
+  static constexpr int kRows = 8, kVectors = 3;
+#else
+  static constexpr int kRows = 4, kVectors = 1;
+#endif
+  static constexpr int64_t kWords = kChunk / Math::kPerWord;
+  static constexpr int64_t kRowBytes = kWords * 4;
+  static constexpr int64_t kPanelBytes = kWords * kVectors * 64;
+
+  static constexpr float kUnit = 1.0f;
+
+  static void PackRow(const ScaledDotProblem& p, int64_t row, int64_t begin, int64_t end,
+                      uint8_t* to) {
+    alignas(64) float x[kChunk];
+    DecodeRow(p.lhs, row, p.depth, begin, end, x);
+    Math::Pack(x, RoundUp(end - begin, 2 * kLanes), reinterpret_cast<uint32_t*>(to));
+  }
+
+  void PackVector(const ScaledDotProblem& p, int64_t b, int64_t n, int64_t begin, int64_t end,
+                  uint8_t* panel, int j) const {
+    uint32_t* to = reinterpret_cast<uint32_t*>(panel) + j * kLanes;
+    pack_rhs(p, b, n, begin, end, to, kVectors * kLanes);
+  }
+
+  template <int R>
+  static JAXFP4_INLINE void Dot(const ScaledDotProblem&, const uint8_t* lhs, const uint8_t* panel,
+                                int64_t size, F (&sum)[R][kVectors]) {
+    const uint32_t* a = reinterpret_cast<const uint32_t*>(lhs);
+    const uint32_t* b = reinterpret_cast<const uint32_t*>(panel);
+    for (int r = 0; r < R; ++r) {
+      for (int j = 0; j < kVectors; ++j) sum[r][j] = Zero();
+    }
+    const int64_t words = CeilDiv(size, Math::kPerWord);
+    for (int64_t w = 0; w < words; ++w, b += kVectors * kLanes) {
+      F v[kVectors];
+      for (int j = 0; j < kVectors; ++j) v[j] = Lanes::Float(LoadU32(b + j * kLanes));
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        const F x = Lanes::Float(U(a[r * kWords + w]));
+        for (int j = 0; j < kVectors; ++j) sum[r][j] = Math::Dot(x, v[j], sum[r][j]);
+      }
+    }
+  }
+};
+
+}  // namespace
+}  // namespace jaxfp4::JAXFP4_TARGET

@@ -1,0 +1,89 @@
+// scaled_dot: which kernel serves which operands.
+//
+//   both of one FP4 format   integers; the same bits however many rows
+//   rhs of an FP4 format     floats; few rows with codes decoded in registers, else in panels
+//   all else                 floats; few rows of lhs with rows of rhs streamed past, else in panels
+// FP4 is e2m1 with e4m3 scales of 16 or e8m0 scales of 32. "Floats" are pairs of bfloat16 where the
+// target has their dot product and bfloat16 holds the decoded elements of both operands exactly, else
+// float32. "Few" rows sum in another order than many, but how many there are makes no other difference.
+#include "cc/cpu/scaled_dot_gemm-inl.h"
+#include "cc/cpu/scaled_dot_gemv-inl.h"
+#include "cc/cpu/scaled_dot_stream-inl.h"
+
+namespace jaxfp4::JAXFP4_TARGET {
+namespace {
+
+// Without vectors to decode with, panels serve any number of rows.
+#if defined(__AVX2__)
+constexpr int64_t kFewRows = 8;
+#else
+constexpr int64_t kFewRows = 0;
+#endif
+
+template <ScaleType kType>
+void RunInt(const ScaledDotProblem& p, Parallel& parallel) {
+  if constexpr (kFewRows > 0) {
+    if (p.rows <= kFewRows) return Gemv<IntGemv<kType>>(p, parallel).Run();
+  }
+  Gemm<IntScheme<kType>>(p, parallel).Run();
+}
+
+template <class Math, ScaleType kType>
+void RunFp4(const ScaledDotProblem& p, Parallel& parallel) {
+  if constexpr (kFewRows > 0) {
+    if (p.rows <= kFewRows && !HasOuterBlocks(p.lhs)) {
+      return Gemv<FloatGemv<Math, kType>>(p, parallel).Run();
+    }
+  }
+  Gemm<FloatScheme<Math>>(p, parallel, {PackFp4<Math, kType>}).Run();
+}
+
+template <class Math>
+void RunAny(const ScaledDotProblem& p, Parallel& parallel) {
+  if constexpr (kFewRows > 0) {
+    if (p.rows <= kFewRows && Streams(p)) return RunStream<Math>(p, parallel);
+  }
+  Gemm<FloatScheme<Math>>(p, parallel, {PackAny<Math>}).Run();
+}
+
+template <class Math>
+void RunFloat(const ScaledDotProblem& p, Parallel& parallel) {
+  if (!IsFp4(p.rhs)) return RunAny<Math>(p, parallel);
+  if (p.rhs.format.scale_type == ScaleType::kE4M3) {
+    return RunFp4<Math, ScaleType::kE4M3>(p, parallel);
+  }
+  RunFp4<Math, ScaleType::kE8M0>(p, parallel);
+}
+
+void RunInt(const ScaledDotProblem& p, Parallel& parallel) {
+  if (p.rhs.format.scale_type == ScaleType::kE4M3) return RunInt<ScaleType::kE4M3>(p, parallel);
+  RunInt<ScaleType::kE8M0>(p, parallel);
+}
+
+// Whether bfloat16 holds every decoded element: codes have at most four significant bits and so have
+// e4m3 scales.
+[[maybe_unused]] bool ExactInBFloat16(const DotOperand& x) {
+  return x.coded || x.dtype == Dtype::kBF16;
+}
+
+// depth == 0
+void StoreZeros(const ScaledDotProblem& p) {
+  const size_t size = p.out_dtype == Dtype::kF32 ? 4 : 2;
+  memset(p.out, 0, static_cast<size_t>(p.batch * p.rows * p.cols) * size);
+}
+
+}  // namespace
+
+void ScaledDot(const ScaledDotProblem& p, Parallel& parallel) {
+  if (p.batch == 0 || p.rows == 0 || p.cols == 0) return;
+  if (p.depth == 0) return StoreZeros(p);
+  if (IsFp4(p.lhs) && IsFp4(p.rhs) && p.lhs.format.scale_type == p.rhs.format.scale_type) {
+    return RunInt(p, parallel);
+  }
+#if defined(__AVX512BF16__)
+  if (ExactInBFloat16(p.lhs)) return RunFloat<BFloat16>(p, parallel);
+#endif
+  RunFloat<Float32>(p, parallel);
+}
+
+}  // namespace jaxfp4::JAXFP4_TARGET

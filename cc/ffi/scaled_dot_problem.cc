@@ -1,0 +1,196 @@
+#include "cc/ffi/scaled_dot_problem.h"
+
+#include <string>
+
+#include "cc/ffi/problems.h"
+
+namespace jaxfp4 {
+namespace {
+
+constexpr char kOp[] = "jaxfp4_scaled_dot";
+
+Subject Of(const char* operand) { return {kOp, operand}; }
+
+// An operand's names in errors, and what comes with the data.
+struct Source {
+  const char* op;  // of errors about the format
+  const char* data_name;
+  const char* scale_name;
+  const char* global_name;
+  const ffi::AnyBuffer& data;
+  const ffi::AnyBuffer& scale;
+  const ffi::AnyBuffer& global;
+  int64_t element, scale_type, block_rows, block_cols;
+};
+
+// The shape of the values: [leading..., K].
+ffi::Error ReadValues(const Source& source, DotOperand* x, Dims* dims) {
+  *dims = DimsOf(source.data);
+  if (dims->size() < 2) {
+    return Invalid(Of(source.data_name),
+                   "has shape " + Text(*dims) + ", expected rank 2 or more");
+  }
+  x->data = source.data.untyped_data();
+  x->coded = source.element != -1;
+  if (!x->coded) return ReadFloatDtype(Of(source.data_name), source.data, &x->dtype);
+  JAXFP4_RETURN_IF_ERROR(ReadBlockFormat(source.op, source.element, source.scale_type,
+                                         source.block_rows, source.block_cols, &x->format));
+  JAXFP4_RETURN_IF_ERROR(ExpectDtype(Of(source.data_name), source.data, ffi::DataType::U8));
+  const int64_t bits = BitsOf(x->format.element), bytes = dims->back();
+  dims->back() = bytes * 8 / bits;
+  if (bytes * 8 % bits != 0) {
+    return Invalid(Of(source.data_name), "has " + std::to_string(bytes) +
+                                             " bytes in a row, expected whole groups of " +
+                                             std::to_string(bits) + "-bit codes");
+  }
+  if (x->format.block_cols != 0 && dims->back() % x->format.block_cols != 0) {
+    return Invalid(Of(source.data_name), "has K = " + std::to_string(dims->back()) +
+                                             ", expected a multiple of the block's " +
+                                             std::to_string(x->format.block_cols));
+  }
+  return ffi::Error::Success();
+}
+
+// The scale shape without broadcasting: rows stand for one scale each, or ceil(rows / block_rows).
+Dims FullScaleShape(const BlockFormat& format, const Dims& values) {
+  Dims full = values;
+  const size_t row = values.size() - 2;
+  if (format.block_rows > 1) full[row] = CeilDiv(full[row], format.block_rows);
+  full.back() = format.block_cols == 0 ? 1 : full.back() / format.block_cols;
+  return full;
+}
+
+// Where scales start for each of the leading `axes` axes of the values; axes of one scale broadcast.
+Dims ScaleOffsets(const Dims& values, const Dims& scale, size_t axes) {
+  Dims offsets = {0};
+  for (size_t axis = 0; axis < axes; ++axis) {
+    const int64_t stride = scale[axis] == 1 ? 0 : Product(Slice(scale, axis + 1, scale.size()));
+    Dims next;
+    next.reserve(offsets.size() * static_cast<size_t>(values[axis]));
+    for (const int64_t offset : offsets) {
+      for (int64_t i = 0; i < values[axis]; ++i) next.push_back(offset + i * stride);
+    }
+    offsets.swap(next);
+  }
+  return offsets;
+}
+
+// Blocks of several rows and rhs (of any number of rows) step through the rows of a batch entry; other
+// rows have an offset each, so that any of their axes may broadcast.
+ffi::Error ReadScale(const Source& source, const Dims& values, size_t batch_rank, bool each_row,
+                     DotOperand* x, Dims* offsets) {
+  const BlockFormat& format = x->format;
+  JAXFP4_RETURN_IF_ERROR(
+      ExpectDtype(Of(source.scale_name), source.scale, DataTypeOf(format.scale_type)));
+  if (format.block_rows > 1 && values.size() != batch_rank + 2) {
+    return Invalid(Of(source.data_name), "has values of shape " + Text(values) +
+                                             ", expected one axis of rows for blocks of " +
+                                             std::to_string(format.block_rows) + " rows");
+  }
+  const Dims full = FullScaleShape(format, values);
+  const Dims got = DimsOf(source.scale);
+  bool fits = got.size() == full.size() && got.back() == full.back();
+  for (size_t i = 0; fits && i + 1 < full.size(); ++i) {
+    const bool blocked = i == batch_rank && format.block_rows > 1;
+    fits = got[i] == full[i] || (got[i] == 1 && !blocked);
+  }
+  if (!fits) {
+    return Invalid(Of(source.scale_name),
+                   "has shape " + Text(got) + ", expected " + Text(full) + " (blocks of " +
+                       std::to_string(format.block_rows) + " x " +
+                       std::to_string(format.block_cols) + " for values " + Text(values) +
+                       "; axes before the last may be 1" +
+                       (format.block_rows > 1 ? " but for the rows)" : ")"));
+  }
+  const size_t row = values.size() - 2;
+  x->scale = source.scale.untyped_data();
+  x->scale_cols = got.back();
+  x->scale_row_stride = got[row] == 1 ? 0 : got.back();
+  const bool tabled = each_row && format.block_rows <= 1;
+  x->rows_per_offset = tabled ? 1 : values[row];
+  *offsets = ScaleOffsets(values, got, tabled ? row + 1 : batch_rank);
+  x->scale_offset = offsets->data();
+  return ffi::Error::Success();
+}
+
+ffi::Error ReadGlobal(const Source& source, const Dims& values, size_t most, DotOperand* x) {
+  JAXFP4_RETURN_IF_ERROR(ExpectDtype(Of(source.global_name), source.global, ffi::DataType::F32));
+  x->global_scale = static_cast<const float*>(source.global.untyped_data());
+  x->global_count = Product(DimsOf(source.global));
+  if (x->global_count == 1) return ffi::Error::Success();
+  return ExpectLeading(Of(source.global_name), source.global, values, most, {});
+}
+
+ffi::Error CheckContraction(const Dims& lhs, const Dims& rhs, size_t batch_rank) {
+  const bool fits = lhs.size() > batch_rank && lhs.back() == rhs.back() &&
+                    Slice(lhs, 0, batch_rank) == Slice(rhs, 0, batch_rank);
+  if (fits) return ffi::Error::Success();
+  Dims expected = Slice(rhs, 0, batch_rank);
+  expected.push_back(rhs.back());
+  return Invalid(Of("lhs"), "has values of shape " + Text(lhs) + ", expected the axes " +
+                                Text(expected) + " of rhs " + Text(rhs) +
+                                " with axes of rows before the last");
+}
+
+ffi::Error CheckLayout(const ScaledDotProblem& p, int64_t layout, const Dims& scale) {
+  JAXFP4_RETURN_IF_ERROR(ExpectAttribute(Of("rhs_layout"), layout, 0, 1));
+  if (layout == 0) return ffi::Error::Success();
+  const BlockFormat& format = p.rhs.format;
+  const bool full = scale[scale.size() - 2] == CeilDiv(p.cols, format.block_rows);
+  const bool nvfp4 = format.scale_type == ScaleType::kE4M3 && format.block_cols == 16;
+  const bool mxfp4 = format.scale_type == ScaleType::kE8M0 && format.block_cols == 32;
+  if (format.element == Element::kE2M1 && (nvfp4 || mxfp4) && p.cols % 16 == 0 && full) {
+    return ffi::Error::Success();
+  }
+  return Invalid(Of("rhs_layout"),
+                 "is 1, which needs e2m1 codes with e4m3 scales of 16 or e8m0 scales of 32, and rows "
+                 "of rhs (" + std::to_string(p.cols) + ") in multiples of 16");
+}
+
+}  // namespace
+
+ffi::Error ReadScaledDot(const ffi::AnyBuffer& lhs, const ffi::AnyBuffer& lhs_scale,
+                         const ffi::AnyBuffer& lhs_global, const ffi::AnyBuffer& rhs,
+                         const ffi::AnyBuffer& rhs_scale, const ffi::AnyBuffer& rhs_global,
+                         const ffi::AnyBuffer& out, const ScaledDotAttributes& a,
+                         ScaledDotProblem* problem, ScaledDotOffsets* offsets) {
+  ScaledDotProblem& p = *problem;
+  p = {};
+  const Source left = {"jaxfp4_scaled_dot: lhs", "lhs", "lhs scale", "lhs global scale",
+                       lhs, lhs_scale, lhs_global,
+                       a.lhs_element, a.lhs_scale_type, a.lhs_block_rows, a.lhs_block_cols};
+  const Source right = {"jaxfp4_scaled_dot: rhs", "rhs", "rhs scale", "rhs global scale",
+                        rhs, rhs_scale, rhs_global,
+                        a.rhs_element, a.rhs_scale_type, a.rhs_block_rows, a.rhs_block_cols};
+  if (a.rhs_element == -1) {
+    return Invalid(Of("rhs_element"), "is -1 (floats), expected the element type of codes, 0 to 4");
+  }
+  Dims l, r;
+  JAXFP4_RETURN_IF_ERROR(ReadValues(left, &p.lhs, &l));
+  JAXFP4_RETURN_IF_ERROR(ReadValues(right, &p.rhs, &r));
+  const size_t batch_rank = r.size() - 2;
+  JAXFP4_RETURN_IF_ERROR(CheckContraction(l, r, batch_rank));
+  if (p.lhs.coded) {
+    JAXFP4_RETURN_IF_ERROR(ReadScale(left, l, batch_rank, true, &p.lhs, &offsets->lhs));
+  }
+  JAXFP4_RETURN_IF_ERROR(ReadScale(right, r, batch_rank, false, &p.rhs, &offsets->rhs));
+  JAXFP4_RETURN_IF_ERROR(ReadGlobal(left, l, l.size() - 1, &p.lhs));
+  JAXFP4_RETURN_IF_ERROR(ReadGlobal(right, r, batch_rank, &p.rhs));
+
+  p.batch = Product(Slice(r, 0, batch_rank));
+  p.rows = Product(Slice(l, batch_rank, l.size() - 1));
+  p.cols = r[batch_rank];
+  p.depth = r.back();
+  JAXFP4_RETURN_IF_ERROR(CheckLayout(p, a.rhs_layout, DimsOf(rhs_scale)));
+  p.rhs_layout = static_cast<Layout>(a.rhs_layout);
+
+  Dims result = Slice(l, 0, l.size() - 1);
+  result.push_back(p.cols);
+  JAXFP4_RETURN_IF_ERROR(
+      ExpectShape(Of("out"), out, result, "the axes of lhs but the last, then rows of rhs"));
+  JAXFP4_RETURN_IF_ERROR(ReadFloatDtype(Of("out"), out, &p.out_dtype));
+  p.out = out.untyped_data();
+  return ffi::Error::Success();
+}
+
+}  // namespace jaxfp4

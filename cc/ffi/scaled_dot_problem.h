@@ -1,0 +1,29 @@
+// From the operands and attributes of a scaled_dot call to a problem, or an error that says what is
+// wrong. Nothing here knows the platform.
+#pragma once
+
+#include <cstdint>
+
+#include "cc/cpu/scaled_dot.h"
+#include "cc/ffi/buffers.h"
+
+namespace jaxfp4 {
+
+struct ScaledDotAttributes {
+  int64_t lhs_element, lhs_scale_type, lhs_block_rows, lhs_block_cols;
+  int64_t rhs_element, rhs_scale_type, rhs_block_rows, rhs_block_cols;
+  int64_t rhs_layout;
+};
+
+// What problem->*.scale_offset point into.
+struct ScaledDotOffsets {
+  Dims lhs, rhs;
+};
+
+ffi::Error ReadScaledDot(const ffi::AnyBuffer& lhs, const ffi::AnyBuffer& lhs_scale,
+                         const ffi::AnyBuffer& lhs_global, const ffi::AnyBuffer& rhs,
+                         const ffi::AnyBuffer& rhs_scale, const ffi::AnyBuffer& rhs_global,
+                         const ffi::AnyBuffer& out, const ScaledDotAttributes& attributes,
+                         ScaledDotProblem* problem, ScaledDotOffsets* offsets);
+
+}  // namespace jaxfp4

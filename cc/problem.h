@@ -1,0 +1,94 @@
+// The operations as plain data: what a handler fills in and a kernel reads. The values of the
+// enumerations are those of the int64 attributes of the FFI targets.
+#pragma once
+
+#include <cstdint>
+
+namespace jaxfp4 {
+
+enum class Dtype : int64_t { kF32 = 0, kBF16 = 1, kF16 = 2 };
+enum class Element : int64_t { kE2M1 = 0, kE2M3 = 1, kE3M2 = 2, kE4M3 = 3, kE5M2 = 4 };
+enum class ScaleType : int64_t { kFloat32 = 0, kE4M3 = 1, kE8M0 = 2 };
+enum class ScaleRule : int64_t {
+  kNearest = 0,
+  kUp = 1,
+  kFourOverSix = 2,
+  kFourOverSixVariance = 3,
+  kFloor = 4,
+  kEven = 5,
+  kRceil = 6,
+  kCeil = 7,
+};
+enum class Arithmetic : int64_t { kTE = 0, kModelOpt = 1, kCompressedTensors = 2 };
+enum class Rounding : int64_t { kNearest = 0, kStochastic8 = 1, kStochastic24 = 2 };
+
+// An element type, the type of its block scales, and how many elements share one.
+// block_cols == 0: no block along the columns (one scale per row, or per tensor).
+struct BlockFormat {
+  Element element;
+  ScaleType scale_type;
+  int64_t block_rows;
+  int64_t block_cols;
+};
+
+// quantize_blocks and fake_quantize: x is [batch, rows, cols]. Row i of outer (G on encode, g on
+// decode) serves the i-th of `outer_count` equal runs of the batch * rows rows of x.
+struct QuantizeProblem {
+  BlockFormat format;
+  ScaleRule rule;
+  Arithmetic arithmetic;
+  Rounding rounding;
+  Dtype dtype;
+  int64_t batch, rows, cols;
+  int64_t outer_count;
+  const void* x;
+  const float* outer;          // [outer_count, 2]
+  const uint32_t* row_seed;    // [batch * rows, 2], stochastic rounding only
+  const uint32_t* col_index;   // [col_index_count], stochastic rounding only
+  int64_t col_index_count;     // divides cols
+  // Results: quantize_blocks has data [batch, rows, cols * bits / 8] and scale [batch,
+  // ceil(rows / block_rows), cols / block_cols]; fake_quantize has out, like x.
+  uint8_t* data;
+  void* scale;
+  void* out;
+};
+
+// dequantize_blocks: data [batch, rows, cols * bits / 8] -> out [batch, rows, cols].
+// The scale of row r of batch entry b starts at scale + scale_batch_offset[b] + (r / block_rows) *
+// scale_row_stride (in elements); its columns are scale_cols (1 = one scale for the whole row).
+struct DequantizeProblem {
+  BlockFormat format;
+  Dtype dtype;
+  int64_t batch, rows, cols;
+  const uint8_t* data;
+  const void* scale;
+  const int64_t* scale_batch_offset;  // [batch]
+  int64_t scale_row_stride;
+  int64_t scale_cols;
+  int64_t global_count;       // global_scale serves equal runs of rows, as outer does above
+  const float* global_scale;  // [global_count]
+  void* out;
+};
+
+// amax: out[i] = max |finite x[i, :]|, x is [batch, size].
+struct AmaxProblem {
+  Dtype dtype;
+  int64_t batch, size;
+  const void* x;
+  float* out;
+};
+
+// hadamard: every group of n consecutive elements of x [count] (n divides count).
+struct HadamardProblem {
+  Dtype dtype;
+  int64_t count;
+  int64_t n;
+  bool inverse;
+  const void* x;
+  const float* signs;  // [n]
+  void* out;
+};
+
+struct ScaledDotProblem;  // cc/cpu/scaled_dot.h
+
+}  // namespace jaxfp4

@@ -1,0 +1,474 @@
+// scaled_dot on every target against a float64 product of the decoded operands.
+#include "cc/cpu/scaled_dot.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "cc/cpu/targets.h"
+#include "cc/test/check.h"
+#include "cc/test/oracle.h"
+#include "cc/test/thread_parallel.h"
+
+namespace jaxfp4 {
+namespace {
+
+// ---- independent decoding
+
+double Value(Element e, unsigned code) {
+  return oracle::Value(oracle::TypeOf(e), static_cast<int>(code));
+}
+int Bits(Element e) { return oracle::TypeOf(e).bits; }
+
+double ScaleValue(ScaleType type, const void* scale, int64_t i) {
+  if (type == ScaleType::kFloat32) return static_cast<const float*>(scale)[i];
+  const uint8_t code = static_cast<const uint8_t*>(scale)[i];
+  if (type == ScaleType::kE4M3) return Value(Element::kE4M3, code);
+  return code == 255 ? NAN : std::ldexp(1.0, code - 127);
+}
+unsigned CodeAt(const uint8_t* row, int bits, int64_t k) {
+  const int64_t at = k * bits;
+  unsigned word = row[at / 8];
+  if (at % 8 + bits > 8) word |= unsigned{row[at / 8 + 1]} << 8;
+  return (word >> (at % 8)) & ((1u << bits) - 1);
+}
+float HalfToFloat(uint16_t h, Dtype dtype) {
+  if (dtype == Dtype::kBF16) {
+    const uint32_t bits = uint32_t{h} << 16;
+    float x;
+    std::memcpy(&x, &bits, 4);
+    return x;
+  }
+  const int exponent = (h >> 10) & 31, mantissa = h & 1023;
+  const float sign = h >> 15 ? -1.0f : 1.0f;
+  if (exponent == 31) return mantissa ? NAN : sign * INFINITY;
+  return sign * (exponent ? std::ldexp(1024.0f + static_cast<float>(mantissa), exponent - 25)
+                          : std::ldexp(static_cast<float>(mantissa), -24));
+}
+double At(Dtype dtype, const void* data, int64_t i) {
+  if (dtype == Dtype::kF32) return static_cast<const float*>(data)[i];
+  return HalfToFloat(static_cast<const uint16_t*>(data)[i], dtype);
+}
+
+// ---- operands
+
+struct Spec {
+  std::string name;
+  bool coded;
+  Dtype dtype;
+  BlockFormat format;
+};
+
+struct Operand {
+  Spec spec;
+  int64_t batch, rows, depth;
+  std::vector<uint8_t> data, scale;
+  std::vector<int64_t> offsets;
+  std::vector<float> global;
+
+  int64_t BlockRows() const { return spec.format.block_rows; }
+  int64_t ScaleRows() const {
+    return BlockRows() == 0 ? 1 : (rows + BlockRows() - 1) / BlockRows();
+  }
+  int64_t ScaleCols() const {
+    return spec.format.block_cols == 0 ? 1 : depth / spec.format.block_cols;
+  }
+  int64_t RowBytes() const {
+    return depth * (spec.coded ? Bits(spec.format.element)
+                               : spec.dtype == Dtype::kF32 ? 32 : 16) / 8;
+  }
+  double Scale(int64_t b, int64_t r, int64_t k) const {
+    if (!spec.coded) return 1;
+    const int64_t row = BlockRows() == 0 ? 0 : r / BlockRows();
+    const int64_t col = spec.format.block_cols == 0 ? 0 : k / spec.format.block_cols;
+    return ScaleValue(spec.format.scale_type, scale.data(),
+                      (b * ScaleRows() + row) * ScaleCols() + col);
+  }
+  double Get(int64_t b, int64_t r, int64_t k) const {
+    const uint8_t* row = data.data() + (b * rows + r) * RowBytes();
+    if (!spec.coded) return At(spec.dtype, row, k);
+    const Element e = spec.format.element;
+    return Value(e, CodeAt(row, Bits(e), k)) * Scale(b, r, k);
+  }
+  DotOperand Describe() const {
+    DotOperand x{};
+    x.coded = spec.coded;
+    x.dtype = spec.dtype;
+    x.format = spec.format;
+    x.data = data.data();
+    x.scale = scale.data();
+    x.scale_offset = offsets.data();
+    x.rows_per_offset = rows;
+    x.scale_row_stride = ScaleCols();
+    x.scale_cols = ScaleCols();
+    x.global_scale = global.data();
+    x.global_count = static_cast<int64_t>(global.size());
+    return x;
+  }
+};
+
+using Random = std::mt19937;
+
+Operand Make(const Spec& spec, int64_t batch, int64_t rows, int64_t depth, Random& random) {
+  Operand x{spec, batch, rows, depth, {}, {}, {}, {}};
+  std::normal_distribution<float> normal;
+  x.data.resize(static_cast<size_t>(batch * rows * x.RowBytes()));
+  if (!spec.coded) {
+    const int64_t n = batch * rows * depth;
+    for (int64_t i = 0; i < n; ++i) {
+      const float v = normal(random);
+      uint32_t bits;
+      std::memcpy(&bits, &v, 4);
+      if (spec.dtype == Dtype::kF32) std::memcpy(&x.data[static_cast<size_t>(4 * i)], &bits, 4);
+      uint16_t half = static_cast<uint16_t>(bits >> 16);
+      if (spec.dtype == Dtype::kF16) half = static_cast<uint16_t>(random() % 0x4c00 | random() << 15);
+      if (spec.dtype != Dtype::kF32) std::memcpy(&x.data[static_cast<size_t>(2 * i)], &half, 2);
+    }
+    x.global = {1.0f};
+    return x;
+  }
+  for (uint8_t& byte : x.data) byte = static_cast<uint8_t>(random());
+  if (spec.format.element == Element::kE4M3 || spec.format.element == Element::kE5M2) {
+    for (uint8_t& byte : x.data) {
+      if ((byte & 0x7f) > 0x78) byte = static_cast<uint8_t>(byte & 0x8f);
+    }
+  }
+  const int64_t scales = batch * x.ScaleRows() * x.ScaleCols();
+  for (int64_t i = 0; i < scales; ++i) {
+    if (spec.format.scale_type == ScaleType::kFloat32) {
+      const float s = std::exp(normal(random));
+      const auto* bytes = reinterpret_cast<const uint8_t*>(&s);
+      x.scale.insert(x.scale.end(), bytes, bytes + 4);
+    } else if (spec.format.scale_type == ScaleType::kE4M3) {
+      x.scale.push_back(static_cast<uint8_t>(random() % 0x7f));
+    } else {
+      x.scale.push_back(static_cast<uint8_t>(117 + random() % 20));
+    }
+  }
+  for (int64_t b = 0; b < batch; ++b) x.offsets.push_back(b * x.ScaleRows() * x.ScaleCols());
+  const int64_t globals = random() % 2 ? batch : 1;
+  for (int64_t i = 0; i < globals; ++i) x.global.push_back(std::exp(normal(random)));
+  return x;
+}
+
+struct Run {
+  std::vector<uint8_t> out;
+  Dtype dtype;
+  double At(int64_t i) const { return jaxfp4::At(dtype, out.data(), i); }
+};
+
+Run Dot(const Operand& lhs, const DotOperand& rhs, int64_t cols, Dtype dtype, Layout layout,
+        const Kernels& kernels, Parallel& parallel) {
+  Run run{std::vector<uint8_t>(static_cast<size_t>(lhs.batch * lhs.rows * cols) *
+                               (dtype == Dtype::kF32 ? 4 : 2)), dtype};
+  bool out_of_memory = false;
+  const ScaledDotProblem p{lhs.batch, lhs.rows, cols, lhs.depth, lhs.Describe(), rhs,
+                           layout, dtype, run.out.data(), &out_of_memory};
+  kernels.scaled_dot(p, parallel);
+  Check(!out_of_memory, "out of memory");
+  return run;
+}
+Run Dot(const Operand& lhs, const Operand& rhs, Dtype dtype, const Kernels& kernels,
+        Parallel& parallel) {
+  return Dot(lhs, rhs.Describe(), rhs.rows, dtype, Layout::kLogical, kernels, parallel);
+}
+
+void Fail(const Kernels& kernels, const Operand& lhs, const Operand& rhs, const std::string& what) {
+  Check(false, "%s: %s x %s, B=%lld M=%lld N=%lld K=%lld: %s", kernels.name, lhs.spec.name.c_str(),
+        rhs.spec.name.c_str(), static_cast<long long>(lhs.batch), static_cast<long long>(lhs.rows),
+        static_cast<long long>(rhs.rows), static_cast<long long>(lhs.depth), what.c_str());
+}
+
+struct Exact {
+  double sum, magnitude;
+};
+Exact ExactDot(const Operand& lhs, const Operand& rhs, int64_t b, int64_t m, int64_t n) {
+  Exact e{0, 0};
+  for (int64_t k = 0; k < lhs.depth; ++k) {
+    const double term = lhs.Get(b, m, k) * rhs.Get(b, n, k);
+    e.sum += term;
+    e.magnitude += std::fabs(term);
+  }
+  const double g = double{lhs.global[static_cast<size_t>(lhs.global.size() == 1 ? 0 : b)]} *
+                   rhs.global[static_cast<size_t>(rhs.global.size() == 1 ? 0 : b)];
+  return {e.sum * g, e.magnitude * g};
+}
+
+bool IsFP4(const Operand& x) { return x.spec.coded && x.spec.format.element == Element::kE2M1; }
+
+// (K / block) 2^-23 sum |terms| where block sums are exact, else what partial sums of 16 would have.
+double Tolerance(const Operand& lhs, const Operand& rhs) {
+  int64_t block = 16;
+  if (IsFP4(lhs) && IsFP4(rhs)) {
+    block = std::min(lhs.spec.format.block_cols, rhs.spec.format.block_cols);
+    if (block == 0) block = 16;
+  }
+  return static_cast<double>(lhs.depth / block + 2) * std::ldexp(1.0, -23);
+}
+
+std::vector<Exact> ExactDots(const Operand& lhs, const Operand& rhs) {
+  std::vector<Exact> exact;
+  for (int64_t i = 0; i < lhs.batch * lhs.rows * rhs.rows; ++i) {
+    exact.push_back(ExactDot(lhs, rhs, i / rhs.rows / lhs.rows, i / rhs.rows % lhs.rows, i % rhs.rows));
+  }
+  return exact;
+}
+
+void CheckAccuracy(const Operand& lhs, const Operand& rhs, const std::vector<Exact>& exact,
+                   const Run& run, const Kernels& kernels) {
+  const double rounding = run.dtype == Dtype::kF32    ? 0
+                          : run.dtype == Dtype::kBF16 ? std::ldexp(1.0, -8) : std::ldexp(1.0, -11);
+  const double tolerance = Tolerance(lhs, rhs);
+  for (int64_t i = 0; i < lhs.batch * lhs.rows * rhs.rows; ++i) {
+    const int64_t n = i % rhs.rows, m = i / rhs.rows % lhs.rows, b = i / rhs.rows / lhs.rows;
+    const Exact e = exact[static_cast<size_t>(i)];
+    const double got = run.At(i);
+    const double bound = tolerance * e.magnitude + rounding * (std::fabs(e.sum) + e.magnitude * tolerance);
+    if (run.dtype == Dtype::kF16 && std::fabs(e.sum) > 6e4) continue;
+    if (run.dtype == Dtype::kF16 && std::fabs(got - e.sum) < 1e-7) continue;
+    if (!(std::fabs(got - e.sum) <= bound)) {
+      return Fail(kernels, lhs, rhs, "out[" + std::to_string(b) + ", " + std::to_string(m) + ", " +
+                                         std::to_string(n) + "] = " + std::to_string(got) +
+                                         ", expected " + std::to_string(e.sum) + ", off by " +
+                                         std::to_string(std::fabs(got - e.sum) / bound) +
+                                         " bounds");
+    }
+  }
+}
+
+// ---- layouts
+
+bool Prepackable(const Operand& rhs) {
+  return IsFP4(rhs) && rhs.spec.format.scale_type != ScaleType::kFloat32 && rhs.rows % 16 == 0;
+}
+
+Operand Interleaved(const Operand& x) {
+  Operand y = x;
+  const int64_t row_bytes = x.RowBytes(), cols = x.ScaleCols();
+  for (int64_t r = 0; r < x.batch * x.rows; ++r) {
+    const int64_t group = r / 16, i = r % 16;
+    for (int64_t c = 0; c < row_bytes; ++c) {
+      y.data[static_cast<size_t>(group * 16 * row_bytes + c / 4 * 64 + i * 4 + c % 4)] =
+          x.data[static_cast<size_t>(r * row_bytes + c)];
+    }
+    for (int64_t c = 0; x.BlockRows() == 1 && c < cols; ++c) {
+      y.scale[static_cast<size_t>((group * cols + c) * 16 + i)] =
+          x.scale[static_cast<size_t>(r * cols + c)];
+    }
+  }
+  return y;
+}
+
+// ---- tests
+
+std::vector<Spec> CodedSpecs() {
+  const auto coded = [](const char* name, Element e, ScaleType s, int64_t r, int64_t c) {
+    return Spec{name, true, Dtype::kF32, {e, s, r, c}};
+  };
+  constexpr ScaleType f32 = ScaleType::kFloat32, e4m3 = ScaleType::kE4M3, e8m0 = ScaleType::kE8M0;
+  return {coded("nvfp4", Element::kE2M1, e4m3, 1, 16),
+          coded("nvfp4 16x16", Element::kE2M1, e4m3, 16, 16),
+          coded("mxfp4", Element::kE2M1, e8m0, 1, 32),
+          coded("mxfp4 32x32", Element::kE2M1, e8m0, 32, 32),
+          coded("mxfp6 e2m3", Element::kE2M3, e8m0, 1, 32),
+          coded("mxfp6 e3m2", Element::kE3M2, e8m0, 1, 32),
+          coded("mxfp8 e4m3", Element::kE4M3, e8m0, 1, 32),
+          coded("mxfp8 e5m2", Element::kE5M2, e8m0, 32, 32),
+          coded("fp8 tensor", Element::kE4M3, f32, 0, 0),
+          coded("fp8 channel", Element::kE5M2, f32, 1, 0),
+          coded("fp8 1x128", Element::kE4M3, f32, 1, 128),
+          coded("fp8 128x128", Element::kE4M3, f32, 128, 128),
+          coded("fp4 channel", Element::kE2M1, f32, 1, 0)};
+}
+std::vector<Spec> LhsSpecs() {
+  std::vector<Spec> specs = CodedSpecs();
+  specs.push_back({"float32", false, Dtype::kF32, {}});
+  specs.push_back({"bfloat16", false, Dtype::kBF16, {}});
+  specs.push_back({"float16", false, Dtype::kF16, {}});
+  return specs;
+}
+
+int64_t Unit(const Spec& spec) { return spec.coded && spec.format.block_cols ? spec.format.block_cols : 4; }
+
+int64_t Depth(const Spec& a, const Spec& b, Random& random) {
+  const int64_t unit = std::max(Unit(a), Unit(b));
+  const int64_t most[] = {200, 700, 1600};
+  return unit * static_cast<int64_t>(1 + random() % static_cast<unsigned>(std::max<int64_t>(1, most[random() % 3] / unit)));
+}
+
+void TestPairs() {
+  Random random(1);
+  Serial serial;
+  const int64_t rows[] = {1, 2, 3, 4, 5, 8, 9, 17, 40};
+  const int64_t cols[] = {1, 15, 16, 17, 48, 50, 64, 96};
+  for (const Spec& a : LhsSpecs()) {
+    for (const Spec& b : CodedSpecs()) {
+      for (int i = 0; i < 6; ++i) {
+        const int64_t batch = 1 + random() % 2, depth = Depth(a, b, random);
+        const int64_t m = i == 0 ? 1 : rows[random() % 9];
+        const Operand lhs = Make(a, batch, m, depth, random);
+        const Operand rhs = Make(b, batch, cols[random() % 8], depth, random);
+        const Dtype dtype = static_cast<Dtype>(i < 3 ? 0 : i - 3);
+        const std::vector<Exact> exact = ExactDots(lhs, rhs);
+        for (const Kernels* kernels : SupportedTargets()) {
+          const Run run = Dot(lhs, rhs, dtype, *kernels, serial);
+          CheckAccuracy(lhs, rhs, exact, run, *kernels);
+          if (!Prepackable(rhs)) continue;
+          const Operand packed = Interleaved(rhs);
+          const Run again = Dot(lhs, packed.Describe(), rhs.rows, dtype, Layout::kInterleaved16,
+                                *kernels, serial);
+          if (again.out != run.out) Fail(*kernels, lhs, rhs, "layouts differ");
+        }
+      }
+    }
+  }
+}
+
+// More rows, columns, threads or batch entries around it do not change an output.
+void TestInvariance() {
+  Random random(2);
+  Serial serial;
+  Threads threads(3);
+  for (const Spec& a : LhsSpecs()) {
+    for (const Spec& b : CodedSpecs()) {
+      const int64_t depth = Depth(a, b, random);
+      for (const int64_t m : {int64_t{3}, int64_t{90}, int64_t{600}}) {
+        if (m == 600 && random() % 8 != 0) continue;
+        const Operand lhs = Make(a, 1, m, depth, random);
+        const Operand rhs = Make(b, 1, 16 * 9, depth, random);
+        for (const Kernels* kernels : SupportedTargets()) {
+          const Run run = Dot(lhs, rhs, Dtype::kF32, *kernels, serial);
+          if (Dot(lhs, rhs, Dtype::kF32, *kernels, threads).out != run.out) {
+            Fail(*kernels, lhs, rhs, "threads change results");
+          }
+          Operand fewer = lhs;
+          const int64_t kept = m == 3 ? 2 : m - 5;
+          if (a.coded && a.format.block_rows != 1) continue;
+          fewer.rows = kept;
+          Run part = Dot(fewer, rhs, Dtype::kF32, *kernels, serial);
+          if (std::memcmp(part.out.data(), run.out.data(), part.out.size()) != 0) {
+            Fail(*kernels, lhs, rhs, "other rows change results");
+          }
+          Run narrow = Dot(lhs, rhs.Describe(), 37, Dtype::kF32, Layout::kLogical, *kernels, serial);
+          for (int64_t r = 0; r < m; ++r) {
+            if (std::memcmp(narrow.out.data() + r * 37 * 4, run.out.data() + r * rhs.rows * 4,
+                            37 * 4) != 0) {
+              Fail(*kernels, lhs, rhs, "other columns change results");
+              break;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// NaN and infinity reach the outputs that they should, and no others.
+void TestSpecials() {
+  Random random(3);
+  Serial serial;
+  for (const Spec& a : LhsSpecs()) {
+    for (const Spec& b : CodedSpecs()) {
+      if (b.format.block_rows != 1 || b.format.scale_type == ScaleType::kFloat32) continue;
+      const int64_t depth = std::max(Unit(a), Unit(b)) * 3;
+      for (const int64_t m : {int64_t{2}, int64_t{20}}) {
+        const Operand lhs = Make(a, 1, m, depth, random);
+        Operand rhs = Make(b, 1, 32, depth, random);
+        const int64_t bad = random() % 32;
+        rhs.scale[static_cast<size_t>(bad * rhs.ScaleCols() + 1)] =
+            b.format.scale_type == ScaleType::kE4M3 ? 0x7f : 0xff;
+        for (const Kernels* kernels : SupportedTargets()) {
+          const Run run = Dot(lhs, rhs, Dtype::kF32, *kernels, serial);
+          for (int64_t i = 0; i < m * 32; ++i) {
+            if (std::isnan(run.At(i)) != (i % 32 == bad)) {
+              Fail(*kernels, lhs, rhs, "NaN scale of row " + std::to_string(bad) + ", out[" +
+                                           std::to_string(i / 32) + ", " + std::to_string(i % 32) +
+                                           "] = " + std::to_string(run.At(i)));
+              break;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// Scales at the ends of their ranges: byte 0 of e8m0 is a subnormal, and so are seven codes of e4m3.
+void TestExtremeScales() {
+  Random random(4);
+  Serial serial;
+  const Spec f32{"float32", false, Dtype::kF32, {}};
+  for (const Spec& b : CodedSpecs()) {
+    if (b.format.scale_type == ScaleType::kFloat32) continue;
+    for (const Spec& a : {f32, b}) {
+      for (const int64_t m : {int64_t{1}, int64_t{20}}) {
+        const bool power = b.format.scale_type == ScaleType::kE8M0;
+        Operand lhs = Make(a, 1, m, 64, random), rhs = Make(b, 1, 16, 64, random);
+        for (uint8_t& s : rhs.scale) s = static_cast<uint8_t>(power ? 0 : random() % 8);
+        if (power && a.coded) {
+          for (uint8_t& s : lhs.scale) s = 200;
+        }
+        if (power && !a.coded) {
+          for (int64_t i = 0; i < m * 64; ++i) {
+            float x;
+            std::memcpy(&x, &lhs.data[static_cast<size_t>(4 * i)], 4);
+            x *= 0x1p60f;
+            std::memcpy(&lhs.data[static_cast<size_t>(4 * i)], &x, 4);
+          }
+        }
+        for (const Kernels* kernels : SupportedTargets()) {
+          const Run run = Dot(lhs, rhs, Dtype::kF32, *kernels, serial);
+          for (int64_t i = 0; i < m * 16; ++i) {
+            Exact e{0, 0};
+            double flushed = 0;
+            for (int64_t k = 0; k < 64; ++k) {
+              const double x = lhs.Get(0, i / 16, k), w = rhs.Get(0, i % 16, k);
+              e.sum += x * w;
+              e.magnitude += std::fabs(x * w);
+              if (std::fabs(w) < 0x1p-126) flushed += std::fabs(x * w);
+            }
+            const double g = double{lhs.global[0]} * rhs.global[0];
+            const double bound = g * (e.magnitude * std::ldexp(1.0, -20) + flushed);
+            if (!(std::fabs(run.At(i) - g * e.sum) <= bound)) {
+              Fail(*kernels, lhs, rhs, "extreme scales: got " + std::to_string(run.At(i) * 0x1p60) +
+                                           ", expected " + std::to_string(g * e.sum * 0x1p60) +
+                                           " (times 2^60)");
+              break;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+void TestEmpty() {
+  Random random(5);
+  Serial serial;
+  const Spec nvfp4 = CodedSpecs()[0];
+  for (const Kernels* kernels : SupportedTargets()) {
+    const Operand lhs = Make(nvfp4, 1, 3, 0, random), rhs = Make(nvfp4, 1, 5, 0, random);
+    const Run run = Dot(lhs, rhs, Dtype::kF32, *kernels, serial);
+    for (int64_t i = 0; i < 15; ++i) {
+      if (run.At(i) != 0) Fail(*kernels, lhs, rhs, "an empty sum is not 0");
+    }
+    Dot(Make(nvfp4, 1, 0, 32, random), Make(nvfp4, 1, 5, 32, random), Dtype::kF32, *kernels, serial);
+    Dot(Make(nvfp4, 1, 3, 32, random), Make(nvfp4, 1, 0, 32, random), Dtype::kF32, *kernels, serial);
+    Dot(Make(nvfp4, 0, 3, 32, random), Make(nvfp4, 0, 5, 32, random), Dtype::kF32, *kernels, serial);
+  }
+}
+
+}  // namespace
+}  // namespace jaxfp4
+
+int main() {
+  jaxfp4::TestPairs();
+  jaxfp4::TestInvariance();
+  jaxfp4::TestSpecials();
+  jaxfp4::TestExtremeScales();
+  jaxfp4::TestEmpty();
+  return jaxfp4::Finish("scaled_dot_test");
+}
