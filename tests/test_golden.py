@@ -1,0 +1,68 @@
+"""Golden vectors of other implementations, bit for bit."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxfp4 as jf
+from jaxfp4.formats import FORMATS, PER_CHANNEL
+from jaxfp4.reference import packing
+
+HERE = pathlib.Path(__file__).parent
+FOLDERS = [HERE / "data" / "golden", HERE.parents[1] / "shared" / "golden"]
+# Inputs on whose special values each library has a policy of its own.
+OWN_POLICY = {"nan", "zeros", "neg_zero", "zero_rows"}
+# Variants that docs/numerics.md defines otherwise.
+NOT_OURS = ("nvfp4_4over6", "nvfp4_rht_colwise")
+FILES = [f for d in FOLDERS if d.is_dir() for f in sorted(d.glob("*.npz")) if f.stem not in OWN_POLICY]
+
+
+def quantizer_of(name: str) -> jf.Quantizer:
+    format, variant = name.split(".")
+    if format == "nvfp4":
+        return jf.Quantizer(jf.nvfp4, arithmetic=variant)
+    if format == "nvfp4_2d":
+        return jf.Quantizer(jf.nvfp4, block_shape=(16, 16))
+    if format.startswith("mx"):
+        return jf.Quantizer(FORMATS[format], scale_rule=variant)
+    block = {"fp8_tensor": None, "fp8_channel": PER_CHANNEL, "fp8_block128": (128, 128)}[format]
+    return jf.Quantizer(jf.fp8_e4m3, block_shape=block)
+
+
+def names_in(golden) -> list[str]:
+    names = sorted({key.split("/")[0] for key in golden.files if "/" in key})
+    return [name for name in names if not name.startswith(NOT_OURS)]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f"{f.parent.parent.name}-{f.stem}")
+def test_golden_vectors(backend, file):
+    golden = np.load(file)
+    x = golden["input"]
+    array = jnp.asarray(x).astype(jnp.bfloat16 if "bf16" in file.stem else jnp.float32)
+    for name in names_in(golden):
+        quantizer = quantizer_of(name)
+        q = jax.jit(lambda x, quantizer=quantizer: jf.quantize(x, quantizer))(array)
+        check(q, golden, name, x)
+
+
+def check(q: jf.ScaledArray, golden, name: str, x) -> None:
+    codes = np.asarray(packing.unpack(q.data, q.format.element))
+    expected = golden[f"{name}/packed" if f"{name}/packed" in golden.files else f"{name}/codes"]
+    expected = np.asarray(packing.unpack(jnp.asarray(expected), q.format.element))
+    minus_zero = (x == 0) & np.signbit(x) & (q.format.scale.name != "e8m0")
+    np.testing.assert_array_equal(codes[~minus_zero], expected[~minus_zero], err_msg=name)
+    scale = np.asarray(q.scale)
+    if f"{name}/scales" in golden.files:
+        raw = golden[f"{name}/scales"]
+        rows = raw.shape[0] // scale.shape[0]  # one scale for each row of a 2-D block, or for all
+        np.testing.assert_array_equal(np.repeat(scale.view(np.uint8), rows, 0), raw, err_msg=name)
+    else:
+        np.testing.assert_array_equal(scale.reshape(-1), golden[f"{name}/scales_f32"].reshape(-1))
+    np.testing.assert_allclose(q.global_scale, golden[f"{name}/global_scale"], rtol=2e-7)
+
+
+def test_there_are_golden_vectors():
+    assert len([f for f in FILES if f.parent == FOLDERS[0]]) == 4
