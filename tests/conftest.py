@@ -1,5 +1,6 @@
 """Shared fixtures. Four virtual CPU devices, for the tests of sharding."""
 
+import contextlib
 import os
 
 os.environ["XLA_FLAGS"] = (
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+import jaxfp4 as jf
 from jaxfp4 import native
 
 
@@ -22,24 +24,33 @@ def rng():
     return np.random.default_rng(0)
 
 
-def cpu_targets() -> list[str]:
-    """The CPU targets that this machine and build have; none without the extension."""
-    return list(native.features("cpu").get("targets", ()))
+TARGETS = list(native.features("cpu").get("targets", ()))
+BEST = native.features("cpu").get("active")
 
 
-@pytest.fixture(params=["reference", *cpu_targets()])
-def backend(request):
-    """The reference, and the native kernels of every CPU target."""
-    import jaxfp4 as jf
-
-    if request.param == "reference":
+@contextlib.contextmanager
+def running_on(name: str):
+    """The reference, or the native kernels of one CPU target."""
+    if name == "reference":
         with jf.use_backend("reference"):
-            yield request.param
-        return
-    native.force_target(request.param)
-    with jf.use_backend("native"):
+            yield name
+    else:
+        with jf.testing.force_cpu_target(name), jf.use_backend("native"):
+            yield name
+
+
+@pytest.fixture(params=["reference", *TARGETS])
+def backend(request):
+    """The reference and every CPU target that this machine and build have, one after another."""
+    with running_on(request.param):
         yield request.param
-    native.force_target("")
+
+
+@pytest.fixture(params=["reference", *([BEST] if BEST else [])])
+def reference_and_best(request):
+    """The reference and the CPU target in use: for what the C++ tests check on every target."""
+    with running_on(request.param):
+        yield request.param
 
 
 @pytest.fixture

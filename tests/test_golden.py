@@ -17,7 +17,9 @@ FOLDERS = [HERE / "data" / "golden", HERE.parents[1] / "shared" / "golden"]
 OWN_POLICY = {"nan", "zeros", "neg_zero", "zero_rows"}
 # Variants that docs/numerics.md defines otherwise.
 NOT_OURS = ("nvfp4_4over6", "nvfp4_rht_colwise")
-FILES = [f for d in FOLDERS if d.is_dir() for f in sorted(d.glob("*.npz")) if f.stem not in OWN_POLICY]
+FILES = [
+    f for d in FOLDERS if d.is_dir() for f in sorted(d.glob("*.npz")) if f.stem not in OWN_POLICY
+]
 
 
 def quantizer_of(name: str) -> jf.Quantizer:
@@ -38,7 +40,7 @@ def names_in(golden) -> list[str]:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f"{f.parent.parent.name}-{f.stem}")
-def test_golden_vectors(backend, file):
+def test_golden_vectors(reference_and_best, file):
     golden = np.load(file)
     x = golden["input"]
     array = jnp.asarray(x).astype(jnp.bfloat16 if "bf16" in file.stem else jnp.float32)

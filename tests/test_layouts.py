@@ -38,7 +38,7 @@ def test_there_and_back(quantizer):
 
 @pytest.mark.parametrize("quantizer", QUANTIZERS, ids=str)
 @pytest.mark.parametrize("rows", [1, 3, 8, 40])
-def test_products_have_the_same_bits(backend, quantizer, rows):
+def test_products_have_the_same_bits(reference_and_best, quantizer, rows):
     q = jf.quantize(normal(48, 416, seed=1), quantizer)
     p = jf.prepack(q)
     for dtype in (jnp.float32, jnp.bfloat16):
