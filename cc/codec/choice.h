@@ -1,5 +1,5 @@
-// Which scale a block gets: the formula of its scale type and arithmetic, and the choice between two
-// candidates where the rule asks for one.
+// Which scale a block gets: the formula of its scale type and arithmetic, and the choice between
+// two candidates where the rule asks for one.
 #pragma once
 
 #include "cc/codec/scale.h"

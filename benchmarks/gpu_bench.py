@@ -1,0 +1,173 @@
+"""How fast are the GPU's kernels? Beside XLA's bfloat16 product and a copy, in the same run.
+
+A program of several independent calls on different arrays, too many for the caches together, is
+run several times; the time of a call is the program's over their number. Reported are the median
+and the least.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import pathlib
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+
+import jaxfp4 as jf
+from jaxfp4 import native
+
+LAYERS = {"qkv": (6144, 4096), "gate_up": (28672, 4096), "down": (4096, 14336)}
+ROWS = (1, 4, 8, 16, 64, 256, 4096)
+FORMATS = {
+    "nvfp4": jf.Quantizer(jf.nvfp4),
+    "mxfp4": jf.Quantizer(jf.mxfp4),
+    "mxfp8": jf.Quantizer(jf.mxfp8),
+    "fp8 128x128": jf.Quantizer(jf.fp8_e4m3, block_shape=(128, 128)),
+}
+
+
+class Bench:
+    def __init__(self, options):
+        self.dry_run = options.dry_run
+        self.deadline = time.time() + options.seconds
+        self.results: list[dict] = []
+
+    def time(self, name: str, f, arguments: list[tuple], nbytes: int = 0, flops: int = 0) -> None:
+        """Times f on each of the arguments, all in one program."""
+        if time.time() > self.deadline:
+            self.results.append({"name": name, "skipped": "out of time"})
+            return
+        program = jax.jit(lambda arguments: [f(*a) for a in arguments])
+        jax.block_until_ready(program(arguments))
+        samples = []
+        for _ in range(3 if self.dry_run else 12):
+            begin = time.perf_counter()
+            jax.block_until_ready(program(arguments))
+            samples.append((time.perf_counter() - begin) / len(arguments))
+        median, least = statistics.median(samples), min(samples)
+        row = {"name": name, "us": median * 1e6, "least_us": least * 1e6, "calls": len(arguments)}
+        if nbytes:
+            row["GB/s"] = nbytes / median / 1e9
+        if flops:
+            row["TFLOP/s"] = flops / median / 1e12
+        self.results.append(row)
+        rates = ", ".join(f"{row[k]:.1f} {k}" for k in ("GB/s", "TFLOP/s") if k in row)
+        print(f"{name:<44} {row['us']:>10.1f} us  {rates}", flush=True)
+
+
+def size_of(tree) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def copies(shape_bytes: int, dry_run: bool) -> int:
+    """How many arrays of a size exceed the last-level cache together."""
+    return 2 if dry_run else max(4, min(24, (256 << 20) // max(shape_bytes, 1)))
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def random_array(key, shape, dtype):
+    return jax.random.normal(key, shape, dtype)
+
+
+def bench_copy(bench: Bench) -> None:
+    shape = (64, 1024) if bench.dry_run else (16384, 16384)
+    x = [(random_array(jax.random.key(i), shape, jnp.float32),) for i in range(2)]
+    bench.time("copy float32 (read and write)", lambda x: x + 1, x, nbytes=2 * size_of(x[0]))
+
+
+def bench_blocks(bench: Bench) -> None:
+    shape = (64, 1024) if bench.dry_run else (8192, 8192)
+    for dtype in (jnp.float32, jnp.bfloat16):
+        x = [(random_array(jax.random.key(i), shape, dtype),) for i in range(4)]
+        name = jnp.dtype(dtype).name
+        bench.time(f"amax {name}", amax, x, nbytes=size_of(x[0]))
+        bench.time(f"hadamard 16 {name}", lambda x: jf.hadamard(x, 16), x, nbytes=2 * size_of(x[0]))
+        for label, q in FORMATS.items():
+            # A static scale where there could be one: the kernel alone, without a pass for amax.
+            if q.takes_global_scale:
+                q = q.replace(global_scale=1.0)
+            packed = jf.quantize(x[0][0], q)
+            nbytes = size_of(x[0]) + size_of((packed.data, packed.scale))
+            bench.time(f"quantize {label} {name}", lambda x: jf.quantize(x, q), x, nbytes)  # noqa: B023
+            bench.time(
+                f"fake_quantize {label} {name}",
+                lambda x: jf.fake_quantize(x, q),  # noqa: B023
+                x,
+                2 * size_of(x[0]),
+            )
+            codes = [(jf.quantize(a[0], q),) for a in x]
+            bench.time(
+                f"dequantize {label} {name}",
+                lambda p: jf.dequantize(p, dtype),  # noqa: B023
+                codes,
+                nbytes,
+            )
+
+
+def amax(x):
+    from jaxfp4.ops.amax import amax as op
+
+    return op(x)
+
+
+def bench_products(bench: Bench) -> None:
+    layers = {"tiny": (256, 256)} if bench.dry_run else LAYERS
+    for layer, (n, k) in layers.items():
+        weights = [random_array(jax.random.key(i), (n, k), jnp.bfloat16) for i in range(4)]
+        for m in (1, 16) if bench.dry_run else ROWS:
+            x = random_array(jax.random.key(9), (m, k), jnp.bfloat16)
+            count = 2 if bench.dry_run else 4 if m > 64 else 12
+            flops = 2 * m * n * k
+            args = [(x, weights[i % 4]) for i in range(count)]
+            bench.time(
+                f"XLA bfloat16 {layer} M={m}", bfloat16_dot, args, size_of(weights[0]), flops
+            )
+        for label, q in FORMATS.items():
+            w = [jf.quantize(weight, q) for weight in weights]
+            more = copies(size_of((w[0].data, w[0].scale)), bench.dry_run)
+            w += [jax.tree.map(jnp.copy, w[0]) for _ in range(more - len(w))]
+            for m in (1, 16) if bench.dry_run else ROWS:
+                bench_product(bench, f"{label} {layer} M={m}", w, q, m, n, k)
+
+
+def bfloat16_dot(x, w):
+    return jax.lax.dot_general(x, w, (((1,), (1,)), ((), ())), preferred_element_type=jnp.bfloat16)
+
+
+def bench_product(bench: Bench, name: str, w: list, q, m: int, n: int, k: int) -> None:
+    x = random_array(jax.random.key(9), (m, k), jnp.bfloat16)
+    few = w if m <= 64 else w[:4]
+    nbytes, flops = size_of((w[0].data, w[0].scale)), 2 * m * n * k
+    dot = functools.partial(jf.scaled_dot, preferred_element_type=jnp.bfloat16)
+    bench.time(f"scaled_dot W-only {name}", dot, [(x, v) for v in few], nbytes, flops)
+    if m in (1, 16, 4096):
+        codes = jf.quantize(x, q.replace(block_shape=None) if q.block_shape == (128, 128) else q)
+        bench.time(f"scaled_dot W and A {name}", dot, [(codes, v) for v in few], nbytes, flops)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dry-run", action="store_true", help="small, on any device")
+    parser.add_argument("--seconds", type=float, default=115, help="begin nothing after this time")
+    parser.add_argument("--json", help="where to write the results")
+    bench = Bench(parser.parse_args())
+    device = jax.devices()[0]
+    with jf.use_backend("auto" if bench.dry_run else "native"):
+        for part in (bench_copy, bench_products, bench_blocks):
+            part(bench)
+    path = parser.parse_args().json
+    if path:
+        about = {
+            "device": device.device_kind,
+            "jax": jax.__version__,
+            "module": {k: str(v) for k, v in native.features("cuda").items()},
+        }
+        pathlib.Path(path).write_text(json.dumps({"about": about, "timings": bench.results}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""Are the GPU's kernels right? Codes and scales bit for bit, products within bounds.
+
+Expected codes, scales and values come from the reference on this machine's CPU; products are
+compared with float64 ones of the decoded operands. Prints one line a group, and exits with 1 if any
+differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxfp4 as jf
+from jaxfp4.formats import FORMATS
+from jaxfp4.ops.dequantize_blocks import dequantize_blocks
+from jaxfp4.ops.fake_quantize import fake_quantize
+from jaxfp4.ops.quantize_blocks import quantize_blocks
+from jaxfp4.reference import blocks as reference
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests"))
+import cases
+
+DTYPES = (jnp.float32, jnp.bfloat16, jnp.float16)
+
+
+class Checks:
+    """Runs functions on both devices, and counts what differs."""
+
+    def __init__(self, dry_run: bool):
+        self.cpu = jax.devices("cpu")[0]
+        self.device = self.cpu if dry_run else jax.devices("gpu")[0]
+        self.backend = "auto" if dry_run else "native"
+        self.failed: list[str] = []
+        self.count = 0
+
+    def run(self, f, *args):
+        """On the device, by its kernels."""
+        with jf.use_backend(self.backend), jax.default_device(self.device):
+            out = jax.jit(f)(*jax.device_put(args, self.device))
+            return jax.tree.map(np.asarray, out)
+
+    def expect(self, f, *args):
+        """On the CPU, by the reference."""
+        with jf.use_backend("reference"), jax.default_device(self.cpu):
+            return jax.tree.map(np.asarray, jax.jit(f)(*jax.device_put(args, self.cpu)))
+
+    def same_bits(self, name: str, got, expected) -> None:
+        for i, (a, b) in enumerate(
+            zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True)
+        ):
+            self.count += 1
+            wrong = differing(a, b)
+            if wrong:
+                self.fail(f"{name}: result {i}: {wrong} of {b.size} differ")
+
+    def fail(self, message: str) -> None:
+        self.failed.append(message)
+        if len(self.failed) <= 40:
+            print("FAILED", message)
+
+
+def differing(a: np.ndarray, b: np.ndarray) -> int:
+    """How many elements differ in their bits, where a NaN is like any other."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return max(a.size, 1)
+    bits = {1: np.uint8, 2: np.uint16, 4: np.uint32}[a.dtype.itemsize]
+    same = a.view(bits) == b.view(bits)
+    if a.dtype in (np.float32, jnp.bfloat16, np.float16):
+        same |= np.isnan(a.astype(np.float32)) & np.isnan(b.astype(np.float32))
+    return int((~same).sum())
+
+
+def hard_batch(kinds, rows: int, columns: int) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return np.stack([cases.hard_matrix(kind, rng, rows, columns) for kind in kinds])
+
+
+def quantizers(small: bool) -> list[jf.Quantizer]:
+    every = cases.all_quantizers()
+    return every[::9] if small else every
+
+
+def check_blocks(checks: Checks, small: bool) -> None:
+    """Every format, block shape, scale rule and arithmetic, on inputs that are hard on them."""
+    kinds = ("normal", "nan") if small else cases.KINDS
+    x32 = hard_batch(kinds, 40, 256)
+    rng = np.random.default_rng(1)
+    seeds = rng.integers(0, 2**32, (*x32.shape[:2], 2), dtype=np.uint32)
+    for number, q in enumerate(quantizers(small)):
+        # Roundings and float types in turn: all of them occur with every element type.
+        rounding = ("nearest", "stochastic", "stochastic24")[number // 2 % 3]
+        spec = q.replace(rounding=rounding).spec
+        x = jnp.asarray(x32, DTYPES[number % 3])
+        runs = (1, 256 // 4, 256 // 2, 256)[number % 4]
+        columns = rng.permutation(runs).astype(np.uint32)
+        random = None if rounding == "nearest" else (seeds, columns)
+        per_channel = q.block_shape[1] is None and q.block_shape[0] is not None
+        t = checks.expect(lambda x: reference.amax(x, 2 if per_channel else 1), x)  # noqa: B023
+        outer = checks.expect(lambda t: reference.outer_from_amax(t, spec), t)  # noqa: B023
+        name = f"{cases.ident(q)} {rounding} {x.dtype}"
+        args = (x, outer) if random is None else (x, outer, *random)
+
+        def quantized(x, outer, *random):
+            return quantize_blocks(x, outer, spec, random or None)  # noqa: B023
+
+        def faked(x, outer, *random):
+            return fake_quantize(x, outer, spec, random or None)  # noqa: B023
+
+        codes = checks.expect(quantized, *args)
+        checks.same_bits(f"quantize {name}", checks.run(quantized, *args), codes)
+        checks.same_bits(
+            f"fake_quantize {name}", checks.run(faked, *args), checks.expect(faked, *args)
+        )
+
+        def decoded(data, scale, g):
+            return dequantize_blocks(data, scale, g, x.dtype, q.format, q.block_shape)  # noqa: B023
+
+        args = (*codes, np.ascontiguousarray(outer[..., 1]))
+        checks.same_bits(
+            f"dequantize {name}", checks.run(decoded, *args), checks.expect(decoded, *args)
+        )
+
+
+def check_others(checks: Checks, small: bool) -> None:
+    """amax, and hadamard of every size."""
+    for dtype in DTYPES[: 1 if small else 3]:
+        x = jnp.asarray(hard_batch(cases.KINDS, 24, 1024), dtype)
+        for rank in (0, 1, 2):
+            args = lambda x: reference.amax(x, rank)  # noqa: B023, E731
+            got = checks.run(lambda x: amax_op(x, rank), x)  # noqa: B023
+            checks.same_bits(f"amax {x.dtype} rank {rank}", got, checks.expect(args, x))
+        finite = jnp.asarray(hard_batch(("normal", "ties"), 24, 1024), dtype)
+        for n in (2, 16, 128, 1024) if small else (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024):
+            f = lambda x: jf.hadamard(x, n)  # noqa: B023, E731
+            checks.same_bits(
+                f"hadamard {n} {x.dtype}", checks.run(f, finite), checks.expect(f, finite)
+            )
+
+
+def amax_op(x, rank: int):
+    from jaxfp4.ops.amax import amax
+
+    return amax(x, rank)
+
+
+def check_products(checks: Checks, small: bool) -> None:
+    """scaled_dot of every format with floats of every type and with its own, few rows and many."""
+    rng = np.random.default_rng(2)
+    rows = (1, 7, 40) if small else (1, 2, 5, 8, 9, 64, 70, 300)
+    for f in list(FORMATS.values())[:: 3 if small else 1]:
+        depth, cols = 1152, 1000
+        w = checks.expect(lambda x: jf.quantize(x, f), normal(rng, cols, depth))  # noqa: B023
+        for lhs in (*DTYPES, "codes"):
+            for m in rows:
+                x = normal(rng, m, depth)
+                if lhs == "codes":
+                    a = checks.expect(lambda x: jf.quantize(x, f), x)  # noqa: B023
+                    values = decoded_values(checks, a)
+                else:
+                    a = jnp.asarray(x, lhs)
+                    values = np.asarray(a, np.float64)
+                check_product(checks, f"{f} x {getattr(lhs, '__name__', lhs)} M={m}", a, w, values)
+    check_batch(checks, rng)
+
+
+def normal(rng, *shape) -> np.ndarray:
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def decoded_values(checks: Checks, q) -> np.ndarray:
+    return checks.expect(jf.dequantize, q).astype(np.float64)
+
+
+def check_product(checks: Checks, name: str, a, w, values: np.ndarray) -> None:
+    checks.count += 1
+    got = checks.run(jf.scaled_dot, a, w).astype(np.float64)
+    again = checks.run(jf.scaled_dot, a, w).astype(np.float64)
+    weights = np.swapaxes(decoded_values(checks, w), -1, -2)
+    expected, magnitude = values @ weights, np.abs(values) @ np.abs(weights)
+    bound = (values.shape[-1] / 16 + 4) * 2.0**-22 * magnitude
+    off = np.abs(got - expected)
+    if not (off <= bound).all():
+        worst = (off / np.maximum(bound, 1e-30)).max()
+        checks.fail(
+            f"scaled_dot {name}: {(off > bound).sum()} outputs, worst {worst:.3g} bounds off"
+        )
+    if not np.array_equal(got, again):
+        checks.fail(f"scaled_dot {name}: not the same bits the second time")
+
+
+def check_batch(checks: Checks, rng) -> None:
+    """Experts: a batch of weights, and ragged sizes."""
+    w = checks.expect(lambda x: jf.quantize(x, jf.nvfp4), normal(rng, 3, 50, 80))
+    for m in (1, 9, 130):
+        a = normal(rng, 3, m, 80)
+        check_product(checks, f"batch of 3, M={m}", jnp.asarray(a), w, a.astype(np.float64))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--small", action="store_true", help="a sample, for slow tools")
+    parser.add_argument("--dry-run", action="store_true", help="a sample, on the CPU")
+    parser.add_argument("--json", help="where to write the outcome")
+    options = parser.parse_args()
+    checks = Checks(options.dry_run)
+    small = options.small or options.dry_run
+    seconds = {}
+    for check in (check_blocks, check_others, check_products):
+        begin, before = time.time(), len(checks.failed)
+        check(checks, small)
+        seconds[check.__name__] = round(time.time() - begin, 1)
+        print(
+            f"{check.__name__}: {len(checks.failed) - before} failures, {seconds[check.__name__]} s"
+        )
+    print(f"{checks.count} checks, {len(checks.failed)} failures")
+    if options.json:
+        outcome = {"checks": checks.count, "failures": checks.failed, "seconds": seconds}
+        pathlib.Path(options.json).write_text(json.dumps(outcome))
+    return 1 if checks.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

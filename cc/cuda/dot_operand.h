@@ -1,0 +1,94 @@
+// An operand of scaled_dot as kernels see it, and a whole call.
+#pragma once
+
+#include "cc/cpu/scaled_dot.h"
+#include "cc/cuda/divider.h"
+#include "cc/cuda/segment.h"
+#include "cc/cuda/strided.h"
+
+namespace jaxfp4::cuda {
+
+// A unit is sixteen consecutive elements of a row: inner blocks are whole units.
+constexpr int kUnit = kSegment;
+
+struct Operand {
+  const uint8_t* data;
+  const void* scale;
+  const float* global;
+  bool coded;
+  bool interleaved;  // sixteen rows word by word: Layout::kInterleaved16
+  Dtype dtype;       // of floats
+  Element element;   // of codes
+  ScaleType scale_type;
+  int bits;  // of an element
+  int64_t row_bytes;
+  int64_t scale_row_stride;
+  uint32_t scale_cols;
+  Strided scale_offset;
+  Divider rows_per_offset, block_rows, units_per_scale, rows_per_global;
+  bool rows_share_scales;  // block_rows > 1
+};
+
+struct DotArgs {
+  Operand lhs, rhs;
+  uint32_t batch, rows, cols, depth;
+  Dtype out_dtype;
+  void* out;
+  Divider tiles_down, tiles_across;  // of the output, for kernels that cut it into tiles
+};
+
+// A row, counted through the batch.
+struct Row {
+  const uint8_t* data;
+  int64_t scale;  // index of its first scale
+};
+
+JAXFP4_HD Row RowOf(const Operand& x, uint32_t row) {
+  Row r;
+  r.data = x.interleaved ? x.data + int64_t{row / 16 * 16} * x.row_bytes + row % 16 * 4
+                         : x.data + int64_t{row} * x.row_bytes;
+  r.scale = 0;
+  if (!x.coded) return r;
+  const uint32_t run = x.rows_per_offset.Divide(row), in = x.rows_per_offset.Remainder(row, run);
+  r.scale = x.scale_offset.At(run);
+  if (x.interleaved && !x.rows_share_scales) {
+    r.scale += int64_t{in / 16 * 16} * x.scale_cols + in % 16;
+  } else {
+    r.scale += x.block_rows.Divide(in) * x.scale_row_stride;
+  }
+  return r;
+}
+
+JAXFP4_HD int64_t ScaleIndex(const Operand& x, const Row& r, uint32_t unit) {
+  if (x.scale_cols == 1) return r.scale;
+  const uint32_t col = x.units_per_scale.Divide(unit);
+  return r.scale + (x.interleaved && !x.rows_share_scales ? col * 16 : col);
+}
+
+// Scales of type float32 multiply sums of products; others multiply elements, exactly.
+JAXFP4_HD bool HasOuterScale(const Operand& x) {
+  return x.coded && x.scale_type == ScaleType::kFloat32;
+}
+JAXFP4_HD bool HasOuterBlocks(const Operand& x) { return HasOuterScale(x) && x.scale_cols > 1; }
+
+JAXFP4_HD float OuterScale(const Operand& x, const Row& r, uint32_t unit) {
+  return HasOuterScale(x) ? static_cast<const float*>(x.scale)[ScaleIndex(x, r, unit)] : 1.0f;
+}
+
+// What multiplies a whole sum: the scale of a row without blocks, if any.
+JAXFP4_HD float RowScale(const Operand& x, const Row& r) {
+  return HasOuterBlocks(x) ? 1.0f : OuterScale(x, r, 0);
+}
+
+// The product of the global scales of an output, rounded.
+JAXFP4_HD float GlobalScale(const DotArgs& a, uint32_t lhs_row, uint32_t rhs_row) {
+  return a.lhs.global[a.lhs.rows_per_global.Divide(lhs_row)] *
+         a.rhs.global[a.rhs.rows_per_global.Divide(rhs_row)];
+}
+
+JAXFP4_HD void StoreOutput(const DotArgs& a, uint32_t lhs_row, uint32_t col, float y) {
+  const int64_t index = int64_t{lhs_row} * a.cols + col;
+  StoreNarrowed(a.out_dtype, y, static_cast<unsigned char*>(a.out) + index * SizeOf(a.out_dtype));
+}
+
+}  // namespace jaxfp4::cuda

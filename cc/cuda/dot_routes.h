@@ -1,0 +1,33 @@
+// The kernels of scaled_dot, as their dispatch sees them.
+#pragma once
+
+#include "cc/cuda/dot_operand.h"
+
+namespace jaxfp4::cuda {
+
+Status RunGemv(const ScaledDotProblem& problem, DotArgs* args, Stream stream);
+Status RunSmallMma(const ScaledDotProblem& problem, DotArgs* args, Stream stream);
+Status RunLargeMma(const ScaledDotProblem& problem, DotArgs* args, Stream stream);
+Status RunTile(const ScaledDotProblem& problem, DotArgs* args, Stream stream);
+
+// What they take, besides what the table in scaled_dot.cu says.
+bool GemvTakes(const ScaledDotProblem& problem);
+bool SmallMmaTakes(const ScaledDotProblem& problem);
+bool LargeMmaTakes(const ScaledDotProblem& problem);
+bool TileTakes(const ScaledDotProblem& problem);
+
+// Operands in whole units, which lie where wide loads may read them.
+inline bool InUnits(const ScaledDotProblem& p) {
+  return p.depth % kUnit == 0 && IsAligned(p.lhs.data) && IsAligned(p.rhs.data);
+}
+
+// Cuts the outputs into tiles, a block each.
+inline Status SetTiles(int64_t rows, int64_t cols, DotArgs* a, int64_t* blocks) {
+  const int64_t down = CeilDiv(a->rows, rows), across = CeilDiv(a->cols, cols);
+  a->tiles_down = Divider(down);
+  a->tiles_across = Divider(across);
+  *blocks = a->batch * down * across;
+  return *blocks > kMostItems ? kTooLarge : nullptr;
+}
+
+}  // namespace jaxfp4::cuda

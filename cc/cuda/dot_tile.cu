@@ -1,0 +1,16 @@
+// scaled_dot for operands that fit no other kernel.
+#include "cc/cuda/dot_tile.h"
+
+#include "cc/cuda/dot_routes.h"
+
+namespace jaxfp4::cuda {
+
+bool TileTakes(const ScaledDotProblem&) { return true; }
+
+Status RunTile(const ScaledDotProblem&, DotArgs* a, Stream stream) {
+  int64_t blocks;
+  if (const Status status = SetTiles(kTile, kTile, a, &blocks)) return status;
+  return Launch(TileKernel, {static_cast<unsigned>(blocks), 1, 1, kTileThreads, 0}, stream, *a);
+}
+
+}  // namespace jaxfp4::cuda

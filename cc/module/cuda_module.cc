@@ -1,0 +1,43 @@
+// jaxfp4.native._cuda: the FFI handlers as capsules, what they were compiled for, and the GPUs
+// here.
+#include <nanobind/nanobind.h>
+
+#include "cc/cuda/kernels.h"
+#include "cc/ffi/cuda_handlers.h"
+
+namespace nb = nanobind;
+
+namespace jaxfp4 {
+namespace {
+
+nb::dict Registrations() {
+  nb::dict targets;
+  for (const Registration& r : CudaRegistrations()) {
+    targets[r.target] = nb::capsule(reinterpret_cast<void*>(r.handler));
+  }
+  return targets;
+}
+
+nb::dict Features() {
+  const cuda::Devices found = cuda::FindDevices();
+  nb::list devices;
+  for (const std::string& name : found.names) devices.append(nb::str(name.c_str()));
+  nb::dict features;
+  features["architectures"] = JAXFP4_CUDA_ARCHITECTURES;
+  features["devices"] = devices;
+  if (!found.reason.empty()) features["reason"] = nb::str(found.reason.c_str());
+  return features;
+}
+
+}  // namespace
+}  // namespace jaxfp4
+
+NB_MODULE(_cuda, m) {
+  m.def("registrations", &jaxfp4::Registrations,
+        "FFI target name -> capsule, for jax.ffi.register_ffi_target.");
+  m.def("features", &jaxfp4::Features,
+        "The architectures compiled for, the GPUs here, and why there are none.");
+  m.def(
+      "ffi_api_version", [] { return nb::make_tuple(XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR); },
+      "The (major, minor) version of XLA's FFI headers that the handlers were compiled against.");
+}

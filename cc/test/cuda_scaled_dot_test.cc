@@ -1,0 +1,623 @@
+// scaled_dot's CUDA kernels, run thread by thread on the host, against float64 products of the
+// decoded operands; and the parts they are made of: decoding to pairs of bfloat16, splitting
+// floats, fragments.
+#include <cmath>
+#include <random>
+#include <string>
+
+#include "cc/test/cuda_simt.h"
+
+#include "cc/cuda/dot_gemv.cu"
+#include "cc/cuda/dot_mma_large.cu"
+#include "cc/cuda/dot_mma_small.cu"
+#include "cc/cuda/dot_tile.cu"
+#include "cc/cuda/scaled_dot.cu"
+
+#include "cc/cpu/parallel.h"
+#include "cc/test/check.h"
+#include "cc/test/oracle.h"
+
+namespace jaxfp4 {
+namespace {
+
+using Random = std::mt19937;
+
+// 16-byte aligned, its end guarded by the sanitizers.
+struct Memory {
+  explicit Memory(int64_t bytes)
+      : size(static_cast<size_t>(bytes)),
+        data(
+            static_cast<unsigned char*>(operator new[](size + (size == 0), std::align_val_t(16)))) {
+    std::memset(data, 0xee, size);
+  }
+  ~Memory() { operator delete[](data, std::align_val_t(16)); }
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+  size_t size;
+  unsigned char* data;
+};
+
+struct Spec {
+  std::string name;
+  bool coded;
+  Dtype dtype;
+  BlockFormat format;
+};
+
+std::vector<Spec> CodedSpecs() {
+  constexpr ScaleType f32 = ScaleType::kFloat32, e4m3 = ScaleType::kE4M3, e8m0 = ScaleType::kE8M0;
+  const auto coded = [](const char* name, BlockFormat format) {
+    return Spec{name, true, Dtype::kF32, format};
+  };
+  return {coded("nvfp4", {Element::kE2M1, e4m3, 1, 16}),
+          coded("nvfp4 16x16", {Element::kE2M1, e4m3, 16, 16}),
+          coded("mxfp4", {Element::kE2M1, e8m0, 1, 32}),
+          coded("mxfp6 e2m3", {Element::kE2M3, e8m0, 1, 32}),
+          coded("mxfp6 e3m2", {Element::kE3M2, e8m0, 32, 32}),
+          coded("mxfp8 e4m3", {Element::kE4M3, e8m0, 1, 32}),
+          coded("mxfp8 e5m2", {Element::kE5M2, e8m0, 32, 32}),
+          coded("fp8 tensor", {Element::kE4M3, f32, 0, 0}),
+          coded("fp8 channel", {Element::kE5M2, f32, 1, 0}),
+          coded("fp8 1x128", {Element::kE4M3, f32, 1, 128}),
+          coded("fp8 128x128", {Element::kE4M3, f32, 128, 128}),
+          coded("fp4 1x48", {Element::kE2M1, f32, 1, 48})};
+}
+std::vector<Spec> LhsSpecs() {
+  std::vector<Spec> specs = CodedSpecs();
+  specs.push_back({"float32", false, Dtype::kF32, {}});
+  specs.push_back({"bfloat16", false, Dtype::kBF16, {}});
+  specs.push_back({"float16", false, Dtype::kF16, {}});
+  return specs;
+}
+
+int64_t BitsOf(const Spec& s) {
+  return s.coded ? oracle::TypeOf(s.format.element).bits : s.dtype == Dtype::kF32 ? 32 : 16;
+}
+
+// An operand in memory, and its values in float64 without global scales.
+struct Operand {
+  Spec spec;
+  int64_t batch, rows, depth;
+  std::vector<double> values;
+  std::vector<float> global;
+  std::vector<int64_t> offsets;
+  std::unique_ptr<Memory> data, scale;
+
+  int64_t ScaleCols() const { return spec.format.block_cols ? depth / spec.format.block_cols : 1; }
+  int64_t ScaleRows() const {
+    return spec.format.block_rows ? cuda::CeilDiv(rows, spec.format.block_rows) : 1;
+  }
+  DotOperand Describe() const {
+    DotOperand x = {};
+    x.coded = spec.coded;
+    x.dtype = spec.dtype;
+    x.format = spec.format;
+    x.data = data->data;
+    x.scale = scale->data;
+    x.scale_offset = offsets.data();
+    x.rows_per_offset = rows;
+    x.scale_row_stride = ScaleRows() == 1 ? 0 : ScaleCols();
+    x.scale_cols = ScaleCols();
+    x.global_scale = global.data();
+    x.global_count = static_cast<int64_t>(global.size());
+    return x;
+  }
+};
+
+void FillFloats(Operand* x, Random* random) {
+  std::normal_distribution<float> normal;
+  for (size_t i = 0; i < x->values.size(); ++i) {
+    const float v = oracle::Narrowed(x->spec.dtype, normal(*random));
+    const uint16_t half = oracle::NarrowedBits(x->spec.dtype, v);
+    if (x->spec.dtype == Dtype::kF32) std::memcpy(x->data->data + 4 * i, &v, 4);
+    if (x->spec.dtype != Dtype::kF32) std::memcpy(x->data->data + 2 * i, &half, 2);
+    x->values[i] = static_cast<double>(v);
+  }
+}
+
+std::vector<double> FillScales(Operand* x, Random* random) {
+  std::normal_distribution<float> normal;
+  std::vector<double> scales;
+  const int64_t count = x->batch * x->ScaleRows() * x->ScaleCols();
+  const bool wide = x->spec.format.scale_type == ScaleType::kFloat32;
+  x->scale = std::make_unique<Memory>(count * (wide ? 4 : 1));
+  for (int64_t i = 0; i < count; ++i) {
+    if (wide) {
+      const float s = std::exp(normal(*random));
+      std::memcpy(x->scale->data + 4 * i, &s, 4);
+      scales.push_back(static_cast<double>(s));
+    } else if (x->spec.format.scale_type == ScaleType::kE4M3) {
+      x->scale->data[i] = static_cast<uint8_t>((*random)() % 0x7f);
+      scales.push_back(
+          static_cast<double>(oracle::Value(oracle::TypeOf(Element::kE4M3), x->scale->data[i])));
+    } else {
+      x->scale->data[i] = static_cast<uint8_t>(117 + (*random)() % 20);
+      scales.push_back(std::ldexp(1.0, x->scale->data[i] - 127));
+    }
+  }
+  return scales;
+}
+
+void FillCodes(Operand* x, Random* random) {
+  const oracle::Type t = oracle::TypeOf(x->spec.format.element);
+  const std::vector<double> scales = FillScales(x, random);
+  std::memset(x->data->data, 0, x->data->size);
+  for (int64_t i = 0; i < x->batch * x->rows * x->depth; ++i) {
+    auto code = static_cast<int>((*random)() % (1u << t.bits));
+    const int magnitude = code & ((1 << (t.bits - 1)) - 1);
+    if (magnitude > t.max_code || t.bits == 8) code &= ~0x60;  // no specials, no wide ranges
+    const int64_t bit = i * t.bits;
+    x->data->data[bit / 8] |= static_cast<uint8_t>(code << (bit % 8));
+    if (bit % 8 + t.bits > 8) {
+      x->data->data[bit / 8 + 1] |= static_cast<uint8_t>(code >> (8 - bit % 8));
+    }
+    const int64_t k = i % x->depth, row = i / x->depth % x->rows, b = i / x->depth / x->rows;
+    const BlockFormat& f = x->spec.format;
+    const int64_t scale_row = b * x->ScaleRows() + (f.block_rows ? row / f.block_rows : 0);
+    const int64_t scale_col = f.block_cols ? k / f.block_cols : 0;
+    x->values[static_cast<size_t>(i)] =
+        static_cast<double>(oracle::Value(t, code)) *
+        scales[static_cast<size_t>(scale_row * x->ScaleCols() + scale_col)];
+  }
+}
+
+Operand Make(const Spec& spec, int64_t batch, int64_t rows, int64_t depth, Random* random) {
+  Operand x{spec, batch, rows, depth, {}, {1.0f}, {}, nullptr, std::make_unique<Memory>(0)};
+  x.values.resize(static_cast<size_t>(batch * rows * depth));
+  x.data = std::make_unique<Memory>(batch * rows * depth * BitsOf(spec) / 8);
+  if (!spec.coded) {
+    FillFloats(&x, random);
+    return x;
+  }
+  FillCodes(&x, random);
+  for (int64_t b = 0; b < batch; ++b) x.offsets.push_back(b * x.ScaleRows() * x.ScaleCols());
+  if ((*random)() % 2) {
+    x.global.clear();
+    for (int64_t b = 0; b < batch; ++b) x.global.push_back(0.5f + static_cast<float>(b));
+  }
+  return x;
+}
+
+ScaledDotProblem ProblemOf(const Operand& lhs, const Operand& rhs, Dtype dtype, void* out) {
+  return {lhs.batch,      lhs.rows,         rhs.rows, lhs.depth, lhs.Describe(),
+          rhs.Describe(), Layout::kLogical, dtype,    out,       nullptr};
+}
+
+double OutputAt(Dtype dtype, const Memory& out, int64_t i) {
+  if (dtype == Dtype::kF32) {
+    float x;
+    std::memcpy(&x, out.data + 4 * i, 4);
+    return static_cast<double>(x);
+  }
+  uint16_t half;
+  std::memcpy(&half, out.data + 2 * i, 2);
+  return static_cast<double>(dtype == Dtype::kBF16 ? FromBF16<ScalarLanes>(half)
+                                                   : FromF16<ScalarLanes>(half));
+}
+
+// (K / 16 + 4) 2^-23 of the sum of the magnitudes, and the rounding of the output type.
+void CheckOutputs(const Operand& lhs, const Operand& rhs, Dtype dtype, const Memory& out,
+                  const std::string& name) {
+  const double tolerance = static_cast<double>(lhs.depth / 16 + 4) * std::ldexp(1.0, -23);
+  const double rounding =
+      dtype == Dtype::kF32 ? 0 : std::ldexp(1.0, dtype == Dtype::kBF16 ? -8 : -11);
+  for (int64_t i = 0; i < lhs.batch * lhs.rows * rhs.rows; ++i) {
+    const int64_t n = i % rhs.rows, m = i / rhs.rows % lhs.rows, b = i / rhs.rows / lhs.rows;
+    double sum = 0, magnitude = 0;
+    const double* x = lhs.values.data() + (b * lhs.rows + m) * lhs.depth;
+    const double* y = rhs.values.data() + (b * rhs.rows + n) * lhs.depth;
+    for (int64_t k = 0; k < lhs.depth; ++k) {
+      sum += x[k] * y[k];
+      magnitude += std::fabs(x[k] * y[k]);
+    }
+    const auto global = [&](const Operand& o) {
+      return static_cast<double>(o.global[o.global.size() == 1 ? 0 : static_cast<size_t>(b)]);
+    };
+    const double g = global(lhs) * global(rhs);
+    const double got = OutputAt(dtype, out, i), expected = sum * g;
+    if (dtype == Dtype::kF16 && (std::fabs(expected) > 6e4 || std::fabs(got - expected) < 1e-7))
+      continue;
+    const double bound = tolerance * magnitude * g + rounding * std::fabs(expected) * 1.01;
+    Check(std::fabs(got - expected) <= bound,
+          "%s: out[%ld, %ld, %ld] is %g, expected %g, %g bounds off", name.c_str(),
+          static_cast<long>(b), static_cast<long>(m), static_cast<long>(n), got, expected,
+          std::fabs(got - expected) / bound);
+  }
+}
+
+std::string NameOf(const Operand& lhs, const Operand& rhs, const char* route) {
+  return std::string(route) + ": " + lhs.spec.name + " x " + rhs.spec.name +
+         " B=" + std::to_string(lhs.batch) + " M=" + std::to_string(lhs.rows) +
+         " N=" + std::to_string(rhs.rows) + " K=" + std::to_string(lhs.depth);
+}
+
+using Runner = cuda::Status (*)(const ScaledDotProblem&, cuda::DotArgs*, cuda::Stream);
+
+// The same call through a given kernel, as the table would make it.
+cuda::Status RunWith(Runner runner, const ScaledDotProblem& p) {
+  cuda::DotArgs args = {};
+  cuda::Status status = cuda::Describe(p.lhs, p.batch * p.rows, p.depth, false, &args.lhs);
+  if (status == nullptr) {
+    status = cuda::Describe(p.rhs, p.batch * p.cols, p.depth,
+                            p.rhs_layout == Layout::kInterleaved16, &args.rhs);
+  }
+  args.batch = static_cast<uint32_t>(p.batch), args.rows = static_cast<uint32_t>(p.rows);
+  args.cols = static_cast<uint32_t>(p.cols), args.depth = static_cast<uint32_t>(p.depth);
+  args.out_dtype = p.out_dtype, args.out = p.out;
+  return status != nullptr ? status : runner(p, &args, nullptr);
+}
+
+int64_t Unit(const Spec& a, const Spec& b) {
+  const auto of = [](const Spec& s) {
+    return s.coded && s.format.block_cols ? s.format.block_cols : 16;
+  };
+  int64_t unit = of(a);
+  while (unit % of(b) != 0) unit += of(a);
+  return unit;
+}
+
+// Emulation is slow, and under the sanitizers slower still: there, one case in so many.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr int kEvery = 7;
+#else
+constexpr int kEvery = 1;
+#endif
+
+// Every kernel on every pair of formats that it takes.
+void TestKernels() {
+  Random random(1);
+  int number = 0;
+  for (const Spec& a : LhsSpecs()) {
+    for (const Spec& b : CodedSpecs()) {
+      const int64_t unit = Unit(a, b);
+      for (const cuda::Route& route : cuda::kRoutes) {
+        if (++number % kEvery != 0) continue;
+        simt::descending = number % 2 == 0;
+        const int64_t few[] = {1, 2, 3, 5, 8}, more[] = {1, 9, 33, 70};
+        const bool gemv = route.run == cuda::RunGemv, large = route.run == cuda::RunLargeMma;
+        const int64_t rows = gemv ? few[number % 5] : large ? 1 + random() % 140 : more[number % 4];
+        const int64_t cols = 1 + random() % (large ? 140 : 70);
+        const int64_t batch = large ? 1 : 1 + random() % 2;
+        const int64_t most = large ? 200 : 700;
+        const int64_t depth = unit * (1 + random() % std::max<int64_t>(1, most / unit));
+        const Operand lhs = Make(a, batch, rows, depth, &random);
+        const Operand rhs = Make(b, batch, cols, depth, &random);
+        const auto dtype = static_cast<Dtype>(random() % 3);
+        Memory out(batch * rows * cols * cuda::SizeOf(dtype));
+        const ScaledDotProblem p = ProblemOf(lhs, rhs, dtype, out.data);
+        if (!route.takes(p)) continue;
+        const std::string name = NameOf(lhs, rhs, route.name);
+        const cuda::Status status = RunWith(route.run, p);
+        Check(status == nullptr, "%s: %s", name.c_str(), status);
+        CheckOutputs(lhs, rhs, dtype, out, name);
+      }
+    }
+  }
+}
+
+// Depths that fill no unit go to the kernel for anything.
+void TestOddDepths() {
+  Random random(2);
+  for (const Spec& a : LhsSpecs()) {
+    if (a.coded && a.format.block_cols) continue;
+    for (const Spec& b : CodedSpecs()) {
+      if (b.format.block_cols) continue;
+      for (const int64_t depth : {1, 7, 37}) {
+        const Operand lhs = Make(a, 2, 3, depth, &random), rhs = Make(b, 2, 5, depth, &random);
+        Memory out(2 * 3 * 5 * 4);
+        const ScaledDotProblem p = ProblemOf(lhs, rhs, Dtype::kF32, out.data);
+        Check(cuda::FindRoute(p, 90, 132)->run == cuda::RunTile,
+              "odd depths take the wrong kernel");
+        Check(cuda::ScaledDot(p, nullptr) == nullptr, "odd depths fail");
+        CheckOutputs(lhs, rhs, Dtype::kF32, out, NameOf(lhs, rhs, "odd depth"));
+      }
+    }
+  }
+}
+
+// The interleaved layout gives the bits of the logical one.
+void TestInterleaved() {
+  Random random(3);
+  for (const Spec& b : CodedSpecs()) {
+    if (b.format.element != Element::kE2M1 || b.format.scale_type == ScaleType::kFloat32) continue;
+    for (const cuda::Route& route : cuda::kRoutes) {
+      const int64_t depth = 96, rows = route.run == cuda::RunGemv ? 3 : 12, cols = 48;
+      const Operand lhs = Make({"bfloat16", false, Dtype::kBF16, {}}, 2, rows, depth, &random);
+      const Operand rhs = Make(b, 2, cols, depth, &random);
+      Memory data(static_cast<int64_t>(rhs.data->size)),
+          scale(static_cast<int64_t>(rhs.scale->size));
+      const int64_t row_bytes = depth / 2, scale_cols = rhs.ScaleCols();
+      for (int64_t r = 0; r < 2 * cols; ++r) {
+        for (int64_t c = 0; c < row_bytes; ++c) {
+          data.data[r / 16 * 16 * row_bytes + c / 4 * 64 + r % 16 * 4 + c % 4] =
+              rhs.data->data[r * row_bytes + c];
+        }
+        for (int64_t c = 0; b.format.block_rows == 1 && c < scale_cols; ++c) {
+          scale.data[(r / 16 * scale_cols + c) * 16 + r % 16] = rhs.scale->data[r * scale_cols + c];
+        }
+      }
+      Memory expected(2 * rows * cols * 4), got(2 * rows * cols * 4);
+      ScaledDotProblem p = ProblemOf(lhs, rhs, Dtype::kF32, expected.data);
+      Check(RunWith(route.run, p) == nullptr, "%s fails", route.name);
+      p.rhs.data = data.data;
+      if (b.format.block_rows == 1) p.rhs.scale = scale.data;
+      p.rhs_layout = Layout::kInterleaved16;
+      p.out = got.data;
+      Check(RunWith(route.run, p) == nullptr, "%s fails on interleaved rows", route.name);
+      CheckOutputs(lhs, rhs, Dtype::kF32, got, std::string("interleaved ") + route.name);
+      Check(std::memcmp(got.data, expected.data, got.size) == 0, "%s: layouts differ", route.name);
+    }
+  }
+}
+
+// A row's outputs do not depend on the rows around it, within one kernel.
+void TestRowsAlone() {
+  Random random(4);
+  const Spec w = CodedSpecs()[0];
+  for (const Spec& a : {Spec{"bfloat16", false, Dtype::kBF16, {}}, w}) {
+    for (const cuda::Route& route : cuda::kRoutes) {
+      const int64_t rows = route.run == cuda::RunGemv ? 8 : 40, cols = 20, depth = 544;
+      const Operand lhs = Make(a, 1, rows, depth, &random), rhs = Make(w, 1, cols, depth, &random);
+      Memory all(rows * cols * 4), part(cols * 4);
+      ScaledDotProblem p = ProblemOf(lhs, rhs, Dtype::kF32, all.data);
+      Check(RunWith(route.run, p) == nullptr, "%s fails", route.name);
+      p.rows = p.lhs.rows_per_offset = 1;
+      p.out = part.data;
+      Check(RunWith(route.run, p) == nullptr, "%s fails", route.name);
+      Check(std::memcmp(all.data, part.data, part.size) == 0, "%s: other rows matter", route.name);
+    }
+  }
+}
+
+// One NaN or infinity of either operand reaches its row or column, and nothing else.
+void TestSpecials() {
+  Random random(5);
+  for (const Spec& b : CodedSpecs()) {
+    if (oracle::TypeOf(b.format.element).bits != 8) continue;
+    for (const cuda::Route& route : cuda::kRoutes) {
+      const int64_t rows = 6, cols = 9, depth = 128;
+      for (const int lhs_dtype : {0, 1, 2}) {
+        Operand lhs =
+            Make({"floats", false, static_cast<Dtype>(lhs_dtype), {}}, 1, rows, depth, &random);
+        Operand rhs = Make(b, 1, cols, depth, &random);
+        rhs.data->data[4 * depth + 77] = 0x7f;
+        if (lhs_dtype == 0) {
+          const float infinity = INFINITY;
+          std::memcpy(lhs.data->data + 4 * (2 * depth + 5), &infinity, 4);
+        } else {
+          const uint16_t infinity = lhs_dtype == 1 ? 0x7f80 : 0x7c00;
+          std::memcpy(lhs.data->data + 2 * (2 * depth + 5), &infinity, 2);
+        }
+        for (int64_t n = 0; n < cols; ++n) rhs.data->data[n * depth + 5] = n == 4 ? 0x7f : 0x30;
+        Memory out(rows * cols * 4);
+        ScaledDotProblem p = ProblemOf(lhs, rhs, Dtype::kF32, out.data);
+        if (!route.takes(p)) continue;
+        Check(RunWith(route.run, p) == nullptr, "%s fails", route.name);
+        for (int64_t i = 0; i < rows * cols; ++i) {
+          const double y = OutputAt(Dtype::kF32, out, i);
+          const bool nan = i % cols == 4, infinite = i / cols == 2;
+          Check(nan        ? std::isnan(y)
+                : infinite ? y == INFINITY
+                           : std::isfinite(y),
+                "%s, %s, dtype %d: out[%ld, %ld] is %g", route.name, b.name.c_str(), lhs_dtype,
+                static_cast<long>(i / cols), static_cast<long>(i % cols), y);
+        }
+      }
+    }
+  }
+}
+
+// Scales of lhs that broadcast over some of its row axes: offsets of every row.
+void TestOffsets() {
+  Random random(6);
+  const Spec fp8 = CodedSpecs()[9];
+  Operand lhs = Make(fp8, 1, 12, 256, &random), rhs = Make(CodedSpecs()[0], 1, 24, 256, &random);
+  Memory expected(12 * 24 * 4), got(12 * 24 * 4);
+  for (const cuda::Route& route : cuda::kRoutes) {
+    if (route.run == cuda::RunGemv) continue;
+    // Rows are [2, 3, 2], scales [2, 1, 2]: the table, and the same scales written out.
+    DotOperand x = lhs.Describe();
+    std::vector<int64_t> table;
+    std::vector<float> spread;
+    const auto* scales = reinterpret_cast<const float*>(lhs.scale->data);
+    for (int64_t row = 0; row < 12; ++row) {
+      table.push_back((row / 6 * 2 + row % 2) * 2);
+      spread.insert(spread.end(), {scales[table.back()], scales[table.back() + 1]});
+    }
+    ScaledDotProblem p = ProblemOf(lhs, rhs, Dtype::kF32, got.data);
+    p.lhs.rows_per_offset = 1;
+    p.lhs.scale_offset = table.data();
+    p.lhs.scale_row_stride = 0;
+    Check(RunWith(route.run, p) == nullptr, "%s fails", route.name);
+    x.scale = spread.data();
+    p.lhs = x;
+    p.out = expected.data;
+    Check(RunWith(route.run, p) == nullptr, "%s fails", route.name);
+    Check(std::memcmp(expected.data, got.data, got.size) == 0, "%s: broadcast scales", route.name);
+  }
+}
+
+void TestRoutes() {
+  Random random(7);
+  const auto route = [&](const Spec& a, int64_t rows, int64_t cols, int64_t depth) {
+    Operand lhs = Make(a, 1, 1, depth, &random), rhs = Make(CodedSpecs()[0], 1, 1, depth, &random);
+    ScaledDotProblem p = ProblemOf(lhs, rhs, Dtype::kF32, nullptr);
+    p.rows = rows, p.cols = cols;
+    return std::string(cuda::FindRoute(p, 90, 132)->name);
+  };
+  const Spec bf16 = {"bfloat16", false, Dtype::kBF16, {}}, nvfp4 = CodedSpecs()[0];
+  Check(route(bf16, 1, 4096, 64) == "gemv", "one row");
+  Check(route(nvfp4, 8, 4096, 64) == "gemv", "eight rows");
+  Check(route(bf16, 9, 4096, 64) == "mma small", "nine rows");
+  Check(route(bf16, 128, 1024, 64) == "mma small", "outputs for few multiprocessors");
+  Check(route(nvfp4, 4096, 4096, 64) == "mma large", "many rows");
+  ScaledDotProblem p = {};
+  p.batch = p.rows = p.cols = p.depth = 1;
+  Check(cuda::FindRoute(p, 75, 40) == nullptr, "an old GPU");
+}
+
+void TestNoDepth() {
+  Memory out(6 * 4);
+  ScaledDotProblem p = {};
+  p.batch = 1, p.rows = 2, p.cols = 3;
+  p.out = out.data;
+  Check(cuda::ScaledDot(p, nullptr) == nullptr, "depth 0 fails");
+  for (int64_t i = 0; i < 6; ++i) Check(OutputAt(Dtype::kF32, out, i) == 0, "depth 0 is not 0");
+}
+
+// ---- parts
+
+float LowHalf(uint32_t pair) { return FromBF16<ScalarLanes>(pair & 0xffffu); }
+float HighHalf(uint32_t pair) { return FromBF16<ScalarLanes>(pair >> 16); }
+
+// Every code under every one-byte scale, exactly as the codec decodes them.
+template <class E>
+void TestDecode() {
+  Random random(8);
+  for (const ScaleType type : {ScaleType::kFloat32, ScaleType::kE4M3, ScaleType::kE8M0}) {
+    for (uint32_t scale = 0; scale < (type == ScaleType::kFloat32 ? 1 : 256); ++scale) {
+      for (uint32_t first = 0; first < (1u << E::kBits); first += 16) {
+        uint32_t words[4] = {}, pairs[cuda::kPairs];
+        float floats[cuda::kUnit];
+        for (uint32_t i = 0; i < 16; ++i) {
+          cuda::PutCode<E::kBits>((first + i) & ((1u << E::kBits) - 1), static_cast<int>(i), words);
+        }
+        cuda::DecodePairs<E>(type, words, scale, pairs);
+        const float power = cuda::DecodeFloats<E>(words, floats);
+        for (int i = 0; i < 16; ++i) {
+          const float value =
+              Decode<E, ScalarLanes>((first + static_cast<uint32_t>(i)) & ((1u << E::kBits) - 1));
+          float decode = 1, decode2 = 1;
+          if (type != ScaleType::kFloat32) cuda::DecodeScale(type, scale, &decode, &decode2);
+          const float expected = (value * decode) * decode2;
+          const int pair = i / 8 * 4 + i % 4;
+          float got = i % 8 < 4 ? LowHalf(pairs[pair]) : HighHalf(pairs[pair]);
+          if (std::fabs(got) < 1.1754944e-38f) got = std::copysign(0.0f, got);  // as float32 has it
+          Check(std::isnan(expected) ? std::isnan(got)
+                                     : oracle::BitsOf(got) == oracle::BitsOf(expected),
+                "%d-bit code %u, scale type %d code %u: %a, expected %a", E::kBits,
+                first + static_cast<uint32_t>(i), static_cast<int>(type), scale, got, expected);
+          const float unscaled = floats[i] * power;
+          Check(std::isnan(value) ? std::isnan(unscaled)
+                                  : oracle::BitsOf(unscaled) == oracle::BitsOf(value),
+                "%d-bit code %u as float: %a", E::kBits, first + static_cast<uint32_t>(i),
+                unscaled);
+        }
+      }
+    }
+  }
+}
+
+// The terms of a float add up to it.
+void TestSplit() {
+  Random random(9);
+  for (int round = 0; round < 3000; ++round) {
+    uint32_t words[16], pairs[3][cuda::kPairs];
+    for (uint32_t& w : words) w = (random() & 0x807fffffu) | (64 + random() % 128) << 23;
+    words[3] = 0x7f800000u, words[9] = 0xff800001u;
+    cuda::SplitFloats<3>(Dtype::kF32, words, pairs);
+    for (int i = 0; i < 16; ++i) {
+      const int pair = i / 8 * 4 + i % 4;
+      float sum = 0;
+      for (int t = 2; t >= 0; --t) {
+        sum += i % 8 < 4 ? LowHalf(pairs[t][pair]) : HighHalf(pairs[t][pair]);
+      }
+      const float x = oracle::FloatOf(words[i]);
+      Check(std::isnan(x) ? std::isnan(sum) : sum == x, "three terms of %a make %a", x, sum);
+    }
+  }
+  for (uint32_t half = 0; half < 0x7c00u; half += 16) {
+    uint32_t words[8], pairs[2][cuda::kPairs];
+    for (uint32_t i = 0; i < 8; ++i) words[i] = (half + 2 * i) | (half + 2 * i + 1) << 16;
+    cuda::SplitFloats<2>(Dtype::kF16, words, pairs);
+    for (int i = 0; i < 16; ++i) {
+      const int pair = i / 8 * 4 + i % 4;
+      const float high = i % 8 < 4 ? LowHalf(pairs[0][pair]) : HighHalf(pairs[0][pair]);
+      const float low = i % 8 < 4 ? LowHalf(pairs[1][pair]) : HighHalf(pairs[1][pair]);
+      const float x = FromF16<ScalarLanes>(half + static_cast<uint32_t>(i));
+      Check(high + low == x, "two terms of %a make %a", x, high + low);
+    }
+  }
+}
+
+// The kernels' fragments, put together by ldmatrix and mma as the PTX ISA describes them, multiply
+// a 16 x 32 matrix by the transpose of another.
+struct FragmentArgs {
+  const uint16_t* a;
+  const uint16_t* b;
+  float* c;
+};
+void FragmentKernel(const FragmentArgs args) {
+  using Shape = cuda::MmaShape<1, 16, 16, 32, 1, 1, 1>;
+  auto* buffer = static_cast<unsigned char*>(cuda::DynamicShared());
+  if (threadIdx.x == 0) {
+    for (int row = 0; row < 32; ++row) {
+      const uint16_t* source = row < 16 ? args.a + row * 32 : args.b + (row - 16) * 32;
+      std::memcpy(buffer + row * Shape::kStride, source, 64);
+    }
+  }
+  __syncthreads();
+  cuda::WarpTile<Shape> tile;
+  tile.Multiply(buffer);
+  for (int n = 0; n < 2; ++n) {
+    for (int i = 0; i < 4; ++i) {
+      args.c[tile.RowOfSum(0, i) * 16 + tile.ColOfSum(n, i)] = tile.sum[0][n][i];
+    }
+  }
+}
+void TestFragments() {
+  uint16_t a[512], b[512];
+  float c[256];
+  for (uint32_t i = 0; i < 512; ++i) {
+    a[i] = static_cast<uint16_t>(ToBF16<ScalarLanes>(static_cast<float>(i * 7 % 31)));
+    b[i] = static_cast<uint16_t>(ToBF16<ScalarLanes>(static_cast<float>(i * 11 % 29)));
+  }
+  Check(cuda::Launch(FragmentKernel, {1, 1, 1, 32, 0}, nullptr, FragmentArgs{a, b, c}) == nullptr,
+        "the fragments' launch fails");
+  for (uint32_t i = 0; i < 256; ++i) {
+    uint32_t sum = 0;
+    for (uint32_t k = 0; k < 32; ++k) {
+      sum += (i / 16 * 32 + k) * 7 % 31 * ((i % 16 * 32 + k) * 11 % 29);
+    }
+    Check(c[i] == static_cast<float>(sum), "fragments: element %u is %g, expected %u", i, c[i],
+          sum);
+  }
+}
+
+// Shared memory within what a block may have on the smallest of the GPUs, sm_86 and sm_120.
+void TestSharedMemory() {
+  constexpr int kMost = 99 * 1024;
+  for (const int bytes : {cuda::SmallShape<1>::kSharedBytes, cuda::SmallShape<2>::kSharedBytes,
+                          cuda::SmallShape<3>::kSharedBytes, cuda::LargeShape<1>::kSharedBytes,
+                          cuda::LargeShape<2>::kSharedBytes, cuda::LargeShape<3>::kSharedBytes}) {
+    Check(bytes <= kMost, "a kernel wants %d bytes of shared memory", bytes);
+  }
+}
+
+void TestAll() {
+  const ScopedFlushToZero flush;
+  TestSharedMemory();
+  TestDecode<E2M1>();
+  TestDecode<E2M3>();
+  TestDecode<E3M2>();
+  TestDecode<E4M3>();
+  TestDecode<E5M2>();
+  TestSplit();
+  TestFragments();
+  TestRoutes();
+  TestNoDepth();
+  TestOddDepths();
+  TestInterleaved();
+  TestRowsAlone();
+  TestSpecials();
+  TestOffsets();
+  TestKernels();
+}
+
+}  // namespace
+}  // namespace jaxfp4
+
+int main() {
+  jaxfp4::TestAll();
+  return jaxfp4::Finish("cuda_scaled_dot_test");
+}

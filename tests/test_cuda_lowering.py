@@ -1,0 +1,138 @@
+"""What runs on a GPU, read from programs lowered for one: works on machines that have none.
+
+``jax.export`` lowers for CUDA without CUDA. Every operation must be one call of its FFI target,
+with the attributes that the kernels read, and nothing of what it stands for: no decoded weights,
+no gather.
+"""
+
+import re
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxfp4 as jf
+from jaxfp4.formats import FORMATS
+
+CODED = {"element", "scale_type", "block_rows", "block_cols"}
+QUANTIZE = CODED | {"scale_rule", "arithmetic", "rounding"}
+DOT = {f"{side}_{name}" for side in ("lhs", "rhs") for name in CODED} | {"rhs_layout"}
+ATTRIBUTES = {
+    "amax": set(),
+    "quantize_blocks": QUANTIZE,
+    "fake_quantize": QUANTIZE,
+    "dequantize_blocks": CODED,
+    "hadamard": {"inverse"},
+    "scaled_dot": DOT,
+}
+
+
+def normal(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+def lowered(f, *args, platforms=("cuda",)) -> str:
+    exported = jax.export.export(
+        jax.jit(f), platforms=list(platforms), disabled_checks=jf.export_checks()
+    )(*args)
+    return exported.mlir_module()
+
+
+def calls(text: str) -> list[tuple[str, dict[str, int]]]:
+    """The custom calls of a module: (target, integer attributes)."""
+    found = []
+    for line in text.splitlines():
+        target = re.search(r"custom_call @(\w+)", line)
+        if target:
+            config = re.search(r"mhlo\.backend_config = \{(.*?)\}", line)
+            pairs = re.findall(r"(\w+) = (-?\d+) : i64", config[1] if config else "")
+            found.append((target[1], {name: int(value) for name, value in pairs}))
+    return found
+
+
+def kernels(text: str) -> dict[str, dict[str, int]]:
+    """The attributes of jaxfp4's calls, by operation."""
+    named = re.compile(r"jaxfp4_(\w+)_v1")
+    return {
+        m[1]: attributes for target, attributes in calls(text) if (m := named.fullmatch(target))
+    }
+
+
+def programs(weights):
+    """Functions of float32 [4, 64], by the operations they use; between them, all operations."""
+    return {
+        ("amax", "quantize_blocks"): lambda x: jf.quantize(x, jf.nvfp4),
+        ("amax", "fake_quantize"): lambda x: jf.fake_quantize(x, jf.nvfp4),
+        ("dequantize_blocks",): lambda x: x + jf.dequantize(weights)[:4],
+        ("hadamard",): lambda x: jf.hadamard(x, 16),
+        ("scaled_dot",): lambda x: jf.scaled_dot(x, weights),
+        ("amax", "quantize_blocks", "scaled_dot"): lambda x: jf.scaled_dot(
+            jf.quantize(x, jf.nvfp4), weights
+        ),
+    }
+
+
+W = jf.quantize(normal(32, 64, seed=1), jf.nvfp4)
+PROGRAMS = programs(W)
+names = pytest.mark.parametrize("operations", PROGRAMS, ids="+".join)
+
+
+@names
+def test_operations_are_calls(operations):
+    found = kernels(lowered(PROGRAMS[operations], normal(4, 64)))
+    assert set(found) == set(operations)
+    for name, attributes in found.items():
+        assert set(attributes) == ATTRIBUTES[name]
+
+
+@names
+def test_both_platforms(operations):
+    text = lowered(PROGRAMS[operations], normal(4, 64), platforms=("cpu", "cuda"))
+    assert set(kernels(text)) >= set(operations)
+
+
+@names
+def test_reference_has_no_calls(operations):
+    with jf.use_backend("reference"):
+        assert not kernels(lowered(PROGRAMS[operations], normal(4, 64)))
+
+
+@pytest.mark.parametrize("format", FORMATS.values(), ids=str)
+def test_formats(format):
+    """The attributes are the format's, and weights reach the product as they are stored."""
+    weights = jf.quantize(normal(32, 128, seed=2), format)
+
+    def f(x, weights):
+        return jf.scaled_dot(x, weights)
+
+    text = lowered(f, normal(4, 128), weights)
+    (attributes,) = kernels(text).values()
+    assert attributes["lhs_element"] == -1
+    assert attributes["rhs_element"] == format.element.id
+    assert attributes["rhs_scale_type"] == format.scale.id
+    assert attributes["rhs_block_rows"] == (weights.block_shape[0] or 0)
+    assert attributes["rhs_block_cols"] == (weights.block_shape[1] or 0)
+    assert "gather" not in text
+    assert "dot_general" not in text
+    assert not re.search(r"tensor<32x128x(f32|bf16|f16)>", text), "weights are decoded"
+
+
+def test_gradient_of_activations():
+    """The backward pass of a product with packed weights decodes them with the kernel, too."""
+
+    def f(x):
+        return jax.grad(lambda x: jf.scaled_dot(x, W).sum())(x)
+
+    found = kernels(lowered(f, normal(4, 64)))
+    assert "dequantize_blocks" in found
+    assert "scaled_dot" not in found or found["scaled_dot"]["rhs_layout"] == 0
+
+
+def test_jit_of_vmap_is_one_call():
+    def f(xs):
+        return jax.vmap(lambda x: jf.scaled_dot(x, W))(xs)
+
+    text = lowered(f, normal(3, 4, 64))
+    assert [target for target, _ in calls(text)] == ["jaxfp4_scaled_dot_v1"]
