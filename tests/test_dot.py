@@ -39,7 +39,7 @@ def check(a, b, dtype=jnp.float32):
 
 
 @pytest.mark.parametrize("quantizer", BLOCKS, ids=ident)
-def test_floats_times_every_format(backend, quantizer):
+def test_floats_times_every_format(reference_and_best, quantizer):
     b = jf.quantize(normal(37, 300, seed=1), quantizer)
     for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
         check(normal(5, 300, dtype=dtype), b)
@@ -54,7 +54,7 @@ def test_every_pair_of_formats(backend, left):
 
 
 @pytest.mark.parametrize("quantizer", BLOCKS, ids=ident)
-def test_codes_in_every_block_shape(backend, quantizer):
+def test_codes_in_every_block_shape(reference_and_best, quantizer):
     rows = (
         quantizer.replace(block_shape=(1, quantizer.block_shape[1]))
         if quantizer.block_shape[0]
@@ -69,10 +69,10 @@ SHAPES = list(itertools.product((1, 2, 8, 9, 33, 70), (1, 16, 17, 100), (16, 130
 
 @pytest.mark.parametrize("format", [jf.nvfp4, jf.mxfp4, jf.mxfp8, jf.fp8_e4m3], ids=str)
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "codes"])
-def test_every_shape(backend, format, kind):
+def test_every_shape(reference_and_best, format, kind):
     """A third of all shapes for each format and kind of lhs; every shape for some."""
     start = (list(FORMATS).index(format.name) + len(kind)) % 3
-    for m, n, k in SHAPES[start :: 3 if backend != "reference" else 12]:
+    for m, n, k in SHAPES[start :: 3 if reference_and_best != "reference" else 12]:
         x = normal(m, k)
         x = jf.quantize(x, format) if kind == "codes" else x.astype(kind)
         check(x, jf.quantize(normal(n, k, seed=1), format))

@@ -48,9 +48,14 @@ def check(x, quantizer, key=None):
 
 
 @pytest.mark.parametrize("quantizer", all_quantizers(), ids=ident)
-def test_every_choice_against_the_oracle(backend, quantizer, rng):
+def test_every_choice_against_the_oracle(reference_and_best, quantizer, rng):
     x = np.concatenate([hard_matrix(kind, rng, 8) for kind in ("normal", "lognormal", "ties")])
     check(x, quantizer)
+
+
+@pytest.mark.parametrize("quantizer", all_quantizers()[::4], ids=ident)
+def test_every_target_against_the_oracle(backend, quantizer, rng):
+    check(np.concatenate([hard_matrix(k, rng, 8) for k in ("ties", "nan", "inf")]), quantizer)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -67,7 +72,7 @@ def test_special_values_in_the_other_arithmetics(reference_and_best, arithmetic,
 
 @pytest.mark.parametrize("rounding", ["stochastic", "stochastic24"])
 @pytest.mark.parametrize("format", list(jf.formats.FORMATS.values()), ids=str)
-def test_stochastic_rounding_against_the_oracle(backend, format, rounding, rng):
+def test_stochastic_rounding_against_the_oracle(reference_and_best, format, rounding, rng):
     x = np.concatenate([hard_matrix(kind, rng, 8) for kind in ("normal", "lognormal", "nan")])
     check(x, jf.Quantizer(format, rounding=rounding), jax.random.key(7))
 

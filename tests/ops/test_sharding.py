@@ -52,10 +52,8 @@ def put(tree, mesh, *specs):
 FORMATS = [
     jf.Quantizer(jf.nvfp4),
     jf.Quantizer(jf.nvfp4, block_shape=(16, 16)),
-    jf.Quantizer(jf.mxfp4),
     jf.Quantizer(jf.mxfp8),
     jf.Quantizer(jf.fp8_e4m3),
-    jf.Quantizer(jf.fp8_e4m3, block_shape=(1, 128)),
 ]
 
 
@@ -65,7 +63,6 @@ FORMATS = [
     [
         (P("dp", None, None), P("tp", None), {}),  # rows and columns: nothing to say
         (P(None, "dp", None), P("tp", None), {}),
-        (P("dp", "tp", None), P(None, None), {}),
         (P("dp", None, "tp"), P(None, "tp"), {"all-reduce": 1}),  # contracted
         (P(None, None, ("dp", "tp")), P(None, ("dp", "tp")), {"all-reduce": 1}),
     ],
@@ -108,7 +105,7 @@ def test_batched_weights_are_sharded_over_the_batch(mesh):
     np.testing.assert_array_equal(compiled(x, q), truth)
 
 
-@pytest.mark.parametrize("spec", [P("dp", None), P(None, "tp"), P("dp", "tp"), P(("dp", "tp"))])
+@pytest.mark.parametrize("spec", [P("dp", "tp"), P(("dp", "tp"))])
 @pytest.mark.parametrize("quantizer", FORMATS, ids=str)
 def test_quantizing_is_local_but_for_the_tensor_scale(mesh, quantizer, spec):
     x = normal(64, 1024)
