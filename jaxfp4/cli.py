@@ -106,7 +106,7 @@ def _describe(module: dict[str, Any]) -> str:
 
 
 def _words(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return (" ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)) or "none"
 
 
 def _device_row(device: dict[str, Any]) -> tuple[str, str]:

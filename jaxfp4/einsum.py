@@ -46,14 +46,16 @@ def scaled_einsum(
       >>> jf.scaled_einsum("bsd,dhk->bhsk", x, w, jf.recipes.qat(jf.mxfp4)).shape
       (2, 4, 5, 8)
     """
-    packed = isinstance(rhs, ScaledArray)
-    if packed and rhs_shape is None:
+    if not isinstance(rhs, ScaledArray):
+        shape = rhs.shape
+    elif rhs_shape is None:
         raise ShapeError("scaled_einsum: a packed rhs needs rhs_shape, the float operand's shape")
-    shape = tuple(rhs_shape) if packed else rhs.shape
+    else:
+        shape = tuple(rhs_shape)
     left, right, out = _parse(subscripts, lhs.ndim, len(shape))
     sizes = dict(zip(right, shape, strict=True))
     lhs, left = _reduce_own(lhs, left, right, out)
-    if packed:
+    if isinstance(rhs, ScaledArray):
         right = _kept(right, left, out)
     else:
         rhs, right = _reduce_own(rhs, right, left, out)
@@ -63,7 +65,7 @@ def scaled_einsum(
         (_positions(left, batch), _positions(right, batch)),
     )
     options = dict(preferred_element_type=preferred_element_type, key=key)
-    if packed:
+    if isinstance(rhs, ScaledArray):
         kept = tuple(sizes[c] for c in right)
         y = packed_dot_general(lhs, rhs, dimension_numbers, recipe, rhs_shape=kept, **options)
     else:

@@ -15,7 +15,7 @@ from jaxfp4.quantizer import dequantize
 
 
 def cpu_targets() -> list[str]:
-    """The CPU targets that this machine and build have, the plainest first; none without kernels."""
+    """The CPU targets of this machine and build, the plainest first; none without kernels."""
     return list(native.features("cpu").get("targets", ()))
 
 

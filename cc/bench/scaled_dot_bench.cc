@@ -99,7 +99,8 @@ void Measure(const Case& c, int64_t m, int64_t n, int64_t k, const Kernels& kern
   const int64_t data_bytes = n * k * Bits(static_cast<int>(c.rhs)) / 8;
   const int64_t scale_bytes = n * (c.rhs_block ? k / c.rhs_block : 1) * scale_size;
   // Few rows stream weights: take turns among enough copies to miss the caches (small ones stay).
-  const int64_t copies = m > 16 ? 1 : n * k < 4000000 ? 1 : std::max<int64_t>(1, 256000000 / (data_bytes + scale_bytes));
+  const bool streams = m <= 16 && n * k >= 4000000;
+  const int64_t copies = streams ? 256000000 / (data_bytes + scale_bytes) + 1 : 1;
   std::vector<uint8_t> weights(static_cast<size_t>(data_bytes * copies));
   std::vector<uint8_t> scales(static_cast<size_t>(scale_bytes * copies), 0x38);
   uint32_t state = 1;
@@ -152,8 +153,8 @@ void Measure(const Case& c, int64_t m, int64_t n, int64_t k, const Kernels& kern
   }
   std::sort(times.begin(), times.end());
   const double best = times[0], flops = 2.0 * static_cast<double>(m * n) * static_cast<double>(k);
-  std::printf("%-30s M=%-4lld %8.3f ms  %6.1f GB/s of weights  %7.1f GFLOP/s (median %7.1f)\n", c.name,
-              static_cast<long long>(m), best * 1e3,
+  std::printf("%-30s M=%-4lld %8.3f ms  %6.1f GB/s of weights  %7.1f GFLOP/s (median %7.1f)\n",
+              c.name, static_cast<long long>(m), best * 1e3,
               static_cast<double>(data_bytes + scale_bytes) / best / 1e9, flops / best / 1e9,
               flops / times[times.size() / 2] / 1e9);
 }
@@ -213,9 +214,11 @@ int main(int argc, char** argv) {
       {"bfloat16 x mxfp6", -2, f32, 0, Element::kE2M3, e8m0, 32, logical},
   };
   std::printf("target %s, %lld threads, N=%lld K=%lld\n", ActiveKernels().name,
-              static_cast<long long>(threads), static_cast<long long>(n), static_cast<long long>(k));
+              static_cast<long long>(threads), static_cast<long long>(n),
+              static_cast<long long>(k));
   if (m <= 16 && n * k >= 4000000) ReadOnly(parallel);
-  const int64_t first = argc > 6 ? std::atoll(argv[6]) : 0, count = argc > 7 ? std::atoll(argv[7]) : 99;
+  const int64_t first = argc > 6 ? std::atoll(argv[6]) : 0;
+  const int64_t count = argc > 7 ? std::atoll(argv[7]) : 99;
   for (int64_t i = first; i < std::min<int64_t>(first + count, std::size(cases)); ++i) {
     Measure(cases[i], m, n, k, ActiveKernels(), parallel);
   }

@@ -1,7 +1,9 @@
-// rhs of e2m1 codes with e4m3 scales of 16 or e8m0 scales of 32, sixteen rows at a time: a lane is a row.
+// rhs of e2m1 codes with e4m3 scales of 16 or e8m0 scales of 32, sixteen rows at a time: a lane is
+// a row.
 //
-// Both layouts come as tiles of the interleaved one (the logical one is transposed on the fly), so that
-// one kernel serves both and their results are the same bits. Included by scaled_dot_kernel.cc only.
+// Both layouts come as tiles of the interleaved one (the logical one is transposed on the fly), so
+// that one kernel serves both and their results are the same bits. Included by scaled_dot_kernel.cc
+// only.
 #pragma once
 
 #include "cc/cpu/scaled_dot_rows-inl.h"
@@ -226,8 +228,8 @@ JAXFP4_INLINE U DotBytes(U sum, const U (&b)[n], const uint32_t* x) {
 #endif
 }
 
-// Scales as one factor: twice the value of an e8m0 scale, so that byte 0 is a normal number. (Byte 254,
-// which only an infinity has, becomes an infinity.)
+// Scales as one factor: twice the value of an e8m0 scale, so that byte 0 is a normal number. (Byte
+// 254, which only an infinity has, becomes an infinity.)
 template <class V>
 JAXFP4_INLINE typename V::F TwicePower(typename V::U byte) {
   using UV = typename V::U;
@@ -333,7 +335,7 @@ template <ScaleType kType>
 struct IntScheme {
   static constexpr int kBlock = BlockOf(kType);
 #if defined(__AVX512F__)
-  static constexpr int kRows = 8, kVectors = kBlock == 16 ? 2 : 1;
+  static constexpr int kRows = 4, kVectors = 2;
 #else
   static constexpr int kRows = 4, kVectors = 1;
 #endif

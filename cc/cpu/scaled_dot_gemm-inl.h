@@ -1,9 +1,9 @@
-// The product of many rows: rhs is decoded, a few vectors of columns and kChunk of depth at a time, into
-// a panel that stays in the cache while all rows of lhs (decoded once) pass over it.
+// The product of many rows: rhs is decoded, a few vectors of columns and kChunk of depth at a time,
+// into a panel that stays in the cache while all rows of lhs (decoded once) pass over it.
 //
-// An output is a sum over chunks of sums within chunks, in this order whatever its neighbours are: it
-// depends on its row of lhs and its row of rhs alone. A scheme says what a chunk is made of:
-//   kRows, kVectors      outputs of the micro-kernel: rows (a power of two) by vectors of 16 columns
+// An output is a sum over chunks of sums within chunks, in this order whatever its neighbours are:
+// it depends on its row of lhs and its row of rhs alone. A scheme says what a chunk is made of:
+//   kRows, kVectors      outputs of the micro-kernel: rows (a power of two) by vectors of 16
 //   kRowBytes            of a chunk of a row of lhs
 //   kPanelBytes          of a chunk of kVectors * 16 rows of rhs
 //   kUnit                what sums must be multiplied by
@@ -93,7 +93,8 @@ struct FinalScale {
 
 // ---- the product
 
-// lhs rows [begin, end), counted through the batch, all of one batch entry or of several whole ones.
+// lhs rows [begin, end), counted through the batch, all of one batch entry or of several whole
+// ones.
 struct Window {
   int64_t batch_begin, batch_end;  // entries
   int64_t row_begin, row_end;      // of each entry
@@ -297,7 +298,8 @@ struct BFloat16 {
 };
 #endif
 
-// Decodes a chunk of any 16 rows of rhs, row by row: words of depth `stride` apart, in them 16 rows.
+// Decodes a chunk of any 16 rows of rhs, row by row: words of depth `stride` apart, in them 16
+// rows.
 template <class Math>
 void PackAny(const ScaledDotProblem& p, int64_t b, int64_t n, int64_t begin, int64_t end,
              uint32_t* panel, int64_t stride) {
@@ -306,7 +308,9 @@ void PackAny(const ScaledDotProblem& p, int64_t b, int64_t n, int64_t begin, int
   alignas(64) uint32_t words[kLanes * kWords];
   const int64_t size = RoundUp(end - begin, 2 * kLanes);
   for (int i = 0; i < kLanes; ++i) {
-    DecodeRow(p.rhs, b * p.cols + Min64(n + i, p.cols - 1), p.depth, begin, end, row);
+    const int64_t at = b * p.cols + Min64(n + i, p.cols - 1);
+    PrefetchRow(p.rhs, at, p.depth, end, 2 * end - begin);
+    DecodeRow(p.rhs, at, p.depth, begin, end, row);
     Math::Pack(row, size, words + i * kWords);
   }
   for (int64_t w = 0; w < size / Math::kPerWord; w += kLanes) {

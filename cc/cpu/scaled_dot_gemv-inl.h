@@ -1,6 +1,8 @@
-// The product of a few rows of lhs with e2m1 codes that come from memory once: decoded in registers.
+// The product of a few rows of lhs with e2m1 codes that come from memory once: decoded in
+// registers.
 //
-// An output is a sum over chunks of sums within chunks of block sums. A scheme says what a block is:
+// An output is a sum over chunks of sums within chunks of block sums. A scheme says what a block
+// is:
 //   RowBytes, PackRow    a decoded row of lhs
 //   AddTile<R>           adds the blocks of a tile to the sums of R rows
 // Included by scaled_dot_kernel.cc only.

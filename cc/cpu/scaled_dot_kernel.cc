@@ -4,8 +4,9 @@
 //   rhs of an FP4 format     floats; few rows with codes decoded in registers, else in panels
 //   all else                 floats; few rows of lhs with rows of rhs streamed past, else in panels
 // FP4 is e2m1 with e4m3 scales of 16 or e8m0 scales of 32. "Floats" are pairs of bfloat16 where the
-// target has their dot product and bfloat16 holds the decoded elements of both operands exactly, else
-// float32. "Few" rows sum in another order than many, but how many there are makes no other difference.
+// target has their dot product and bfloat16 holds the decoded elements of both operands exactly,
+// else float32. "Few" rows sum in another order than many, but how many there are makes no other
+// difference.
 #include "cc/cpu/scaled_dot_gemm-inl.h"
 #include "cc/cpu/scaled_dot_gemv-inl.h"
 #include "cc/cpu/scaled_dot_stream-inl.h"
@@ -60,8 +61,8 @@ void RunInt(const ScaledDotProblem& p, Parallel& parallel) {
   RunInt<ScaleType::kE8M0>(p, parallel);
 }
 
-// Whether bfloat16 holds every decoded element: codes have at most four significant bits and so have
-// e4m3 scales.
+// Whether bfloat16 holds every decoded element: codes have at most four significant bits and so
+// have e4m3 scales.
 [[maybe_unused]] bool ExactInBFloat16(const DotOperand& x) {
   return x.coded || x.dtype == Dtype::kBF16;
 }

@@ -142,10 +142,18 @@ struct Scale16 {
     return kType == ScaleType::kE4M3 ? Lanes::MulAdd(x, factor, sum)
                                      : Lanes::MulAdd(x * factor, factor2, sum);
   }
-
 };
 
 // ---- rows
+
+// Codes of elements [begin, end), which may lie beyond the row. (Inlined, since compilers take a
+// function that only prefetches for one without effects and drop its calls.)
+JAXFP4_INLINE void PrefetchRow(const DotOperand& x, int64_t row, int64_t depth, int64_t begin,
+                               int64_t end) {
+  const uint8_t* codes = RowData(x, row, depth);
+  const int64_t bits = BitsOf(x.format.element);
+  for (int64_t i = begin * bits / 8; i < end * bits / 8; i += 64) __builtin_prefetch(codes + i);
+}
 
 // Sixteen elements from `k` on; zeros beyond `depth`.
 template <class E>
@@ -164,8 +172,8 @@ void DecodeCodedRow(const DotOperand& x, int64_t row, int64_t depth, int64_t beg
   const uint8_t* scale = static_cast<const uint8_t*>(x.scale) + ScaleIndex(x, row, 0);
   const ScaleType type = x.format.scale_type;
   const int64_t block = x.scale_cols == 1 ? depth : x.format.block_cols;
-  for (int64_t k = begin; k < end;) {
-    const int64_t i = k / block;
+  int64_t k = begin;
+  for (int64_t i = begin / block; k < end; ++i) {
     const int64_t stop = Min64((i + 1) * block, end);
     F factor(1.0f), factor2(1.0f);
     if (type == ScaleType::kE4M3) factor = Scale16<ScaleType::kE4M3>(U(uint32_t{scale[i]})).factor;

@@ -1,8 +1,9 @@
-// The product of a few rows of lhs with any codes in logical order, which come from memory once, row by
-// row of rhs: lanes are elements of a row.
+// The product of a few rows of lhs with any codes in logical order, which come from memory once,
+// row by row of rhs: lanes are elements of a row.
 //
-// Elements are taken kGroup at a time; a lane adds those of one sixteen among them, so that a vector of
-// block scales fits. Lanes are added by halves at the end. Included by scaled_dot_kernel.cc only.
+// Elements are taken kGroup at a time; a lane adds those of one sixteen among them, so that a
+// vector of block scales fits. Lanes are added by halves at the end. Included by
+// scaled_dot_kernel.cc only.
 #pragma once
 
 #include "cc/cpu/scaled_dot_gemv-inl.h"
@@ -32,7 +33,8 @@ class GroupCodes {
   uint8_t tail_[kBytes];
 };
 
-// Lane 4 i + j of vector v holds elements of sixteen i: element Index(v, i, j), or the pair from there.
+// Lane 4 i + j of vector v holds elements of sixteen i: element Index(v, i, j), or the pair from
+// there.
 #if defined(__AVX512VBMI__) && defined(__AVX512BF16__)
 
 // As bfloat16, by looking up both of its bytes.

@@ -1,7 +1,7 @@
 // An operand of scaled_dot as kernels see it, and a whole call.
 #pragma once
 
-#include "cc/cpu/scaled_dot.h"
+#include "cc/problem.h"
 #include "cc/cuda/divider.h"
 #include "cc/cuda/segment.h"
 #include "cc/cuda/strided.h"

@@ -7,7 +7,6 @@
 #include <string>
 #include <vector>
 
-#include "cc/cpu/scaled_dot.h"
 #include "cc/problem.h"
 
 struct CUstream_st;

@@ -60,7 +60,8 @@ Dims FullScaleShape(const BlockFormat& format, const Dims& values) {
   return full;
 }
 
-// Where scales start for each of the leading `axes` axes of the values; axes of one scale broadcast.
+// Where scales start for each of the leading `axes` axes of the values; axes of one scale
+// broadcast.
 Dims ScaleOffsets(const Dims& values, const Dims& scale, size_t axes) {
   Dims offsets = {0};
   for (size_t axis = 0; axis < axes; ++axis) {
@@ -75,8 +76,8 @@ Dims ScaleOffsets(const Dims& values, const Dims& scale, size_t axes) {
   return offsets;
 }
 
-// Blocks of several rows and rhs (of any number of rows) step through the rows of a batch entry; other
-// rows have an offset each, so that any of their axes may broadcast.
+// Blocks of several rows and rhs (of any number of rows) step through the rows of a batch entry;
+// other rows have an offset each, so that any of their axes may broadcast.
 ffi::Error ReadScale(const Source& source, const Dims& values, size_t batch_rank, bool each_row,
                      DotOperand* x, Dims* offsets) {
   const BlockFormat& format = x->format;
@@ -143,8 +144,8 @@ ffi::Error CheckLayout(const ScaledDotProblem& p, int64_t layout, const Dims& sc
     return ffi::Error::Success();
   }
   return Invalid(Of("rhs_layout"),
-                 "is 1, which needs e2m1 codes with e4m3 scales of 16 or e8m0 scales of 32, and rows "
-                 "of rhs (" + std::to_string(p.cols) + ") in multiples of 16");
+                 "is 1, which needs e2m1 codes with e4m3 scales of 16 or e8m0 scales of 32, and "
+                 "rows of rhs (" + std::to_string(p.cols) + ") in multiples of 16");
 }
 
 }  // namespace

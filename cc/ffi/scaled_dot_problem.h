@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "cc/cpu/scaled_dot.h"
+#include "cc/problem.h"
 #include "cc/ffi/buffers.h"
 
 namespace jaxfp4 {

@@ -124,7 +124,9 @@ Operand Make(const Spec& spec, int64_t batch, int64_t rows, int64_t depth, Rando
       std::memcpy(&bits, &v, 4);
       if (spec.dtype == Dtype::kF32) std::memcpy(&x.data[static_cast<size_t>(4 * i)], &bits, 4);
       uint16_t half = static_cast<uint16_t>(bits >> 16);
-      if (spec.dtype == Dtype::kF16) half = static_cast<uint16_t>(random() % 0x4c00 | random() << 15);
+      if (spec.dtype == Dtype::kF16) {
+        half = static_cast<uint16_t>(random() % 0x4c00 | random() << 15);
+      }
       if (spec.dtype != Dtype::kF32) std::memcpy(&x.data[static_cast<size_t>(2 * i)], &half, 2);
     }
     x.global = {1.0f};
@@ -199,7 +201,8 @@ Exact ExactDot(const Operand& lhs, const Operand& rhs, int64_t b, int64_t m, int
 
 bool IsFP4(const Operand& x) { return x.spec.coded && x.spec.format.element == Element::kE2M1; }
 
-// (K / block) 2^-23 sum |terms| where block sums are exact, else what partial sums of 16 would have.
+// (K / block) 2^-23 sum |terms| where block sums are exact, else what partial sums of 16 would
+// have.
 double Tolerance(const Operand& lhs, const Operand& rhs) {
   int64_t block = 16;
   if (IsFP4(lhs) && IsFP4(rhs)) {
@@ -212,7 +215,8 @@ double Tolerance(const Operand& lhs, const Operand& rhs) {
 std::vector<Exact> ExactDots(const Operand& lhs, const Operand& rhs) {
   std::vector<Exact> exact;
   for (int64_t i = 0; i < lhs.batch * lhs.rows * rhs.rows; ++i) {
-    exact.push_back(ExactDot(lhs, rhs, i / rhs.rows / lhs.rows, i / rhs.rows % lhs.rows, i % rhs.rows));
+    const int64_t row = i / rhs.rows;
+    exact.push_back(ExactDot(lhs, rhs, row / lhs.rows, row % lhs.rows, i % rhs.rows));
   }
   return exact;
 }
@@ -226,7 +230,8 @@ void CheckAccuracy(const Operand& lhs, const Operand& rhs, const std::vector<Exa
     const int64_t n = i % rhs.rows, m = i / rhs.rows % lhs.rows, b = i / rhs.rows / lhs.rows;
     const Exact e = exact[static_cast<size_t>(i)];
     const double got = run.At(i);
-    const double bound = tolerance * e.magnitude + rounding * (std::fabs(e.sum) + e.magnitude * tolerance);
+    const double sum_bound = tolerance * e.magnitude;
+    const double bound = sum_bound + rounding * (std::fabs(e.sum) + sum_bound);
     if (run.dtype == Dtype::kF16 && std::fabs(e.sum) > 6e4) continue;
     if (run.dtype == Dtype::kF16 && std::fabs(got - e.sum) < 1e-7) continue;
     if (!(std::fabs(got - e.sum) <= bound)) {
@@ -291,12 +296,15 @@ std::vector<Spec> LhsSpecs() {
   return specs;
 }
 
-int64_t Unit(const Spec& spec) { return spec.coded && spec.format.block_cols ? spec.format.block_cols : 4; }
+int64_t Unit(const Spec& spec) {
+  return spec.coded && spec.format.block_cols ? spec.format.block_cols : 4;
+}
 
 int64_t Depth(const Spec& a, const Spec& b, Random& random) {
   const int64_t unit = std::max(Unit(a), Unit(b));
   const int64_t most[] = {200, 700, 1600};
-  return unit * static_cast<int64_t>(1 + random() % static_cast<unsigned>(std::max<int64_t>(1, most[random() % 3] / unit)));
+  const int64_t units = std::max<int64_t>(1, most[random() % 3] / unit);
+  return unit * static_cast<int64_t>(1 + random() % static_cast<uint64_t>(units));
 }
 
 void TestPairs() {
@@ -352,7 +360,8 @@ void TestInvariance() {
           if (std::memcmp(part.out.data(), run.out.data(), part.out.size()) != 0) {
             Fail(*kernels, lhs, rhs, "other rows change results");
           }
-          Run narrow = Dot(lhs, rhs.Describe(), 37, Dtype::kF32, Layout::kLogical, *kernels, serial);
+          const Run narrow =
+              Dot(lhs, rhs.Describe(), 37, Dtype::kF32, Layout::kLogical, *kernels, serial);
           for (int64_t r = 0; r < m; ++r) {
             if (std::memcmp(narrow.out.data() + r * 37 * 4, run.out.data() + r * rhs.rows * 4,
                             37 * 4) != 0) {
@@ -396,7 +405,66 @@ void TestSpecials() {
   }
 }
 
-// Scales at the ends of their ranges: byte 0 of e8m0 is a subnormal, and so are seven codes of e4m3.
+// A NaN or infinity of a float lhs reaches the outputs of its row, with the sign it should have,
+// and NaN codes of rhs those of theirs.
+void TestSpecialElements() {
+  Random random(6);
+  Serial serial;
+  const Spec lhs_specs[] = {{"float32", false, Dtype::kF32, {}},
+                            {"bfloat16", false, Dtype::kBF16, {}}};
+  for (const Spec& a : lhs_specs) {
+    for (const Spec& b : CodedSpecs()) {
+      const int64_t depth = Unit(b) * 2 + (b.format.block_cols ? 0 : 96);
+      const int64_t size = a.dtype == Dtype::kF32 ? 4 : 2;
+      for (const int64_t m : {int64_t{3}, int64_t{20}}) {
+        Operand lhs = Make(a, 1, m, depth, random);
+        Operand rhs = Make(b, 1, 19, depth, random);
+        for (uint8_t& byte : rhs.data) byte &= 0x77;  // no negative codes (nor odd large ones)
+        for (uint8_t& byte : rhs.data) byte |= 0x22;  // nor zeros, of any number of bits
+        if (b.format.element == Element::kE2M3 || b.format.element == Element::kE3M2) {
+          for (size_t i = 0; i < rhs.data.size(); ++i) {
+            const uint8_t positive[3] = {0xdf, 0xf7, 0x7d};
+            const uint8_t nonzero[3] = {0x41, 0x10, 0x04};
+            rhs.data[i] = static_cast<uint8_t>((rhs.data[i] & positive[i % 3]) | nonzero[i % 3]);
+          }
+        }
+        for (uint8_t& s : rhs.scale) {
+          if (b.format.scale_type == ScaleType::kE4M3 && s == 0) s = 0x38;
+        }
+        const auto set = [&](int64_t row, int64_t k, uint32_t bits) {
+          const uint16_t half = static_cast<uint16_t>(bits >> 16);
+          const size_t at = static_cast<size_t>((row * depth + k) * size);
+          std::memcpy(&lhs.data[at], size == 4 ? static_cast<const void*>(&bits) : &half,
+                      static_cast<size_t>(size));
+        };
+        set(0, depth - 1, 0x7fc00000);
+        set(1, 5, 0x7f800000);
+        set(2, 0, 0xff800000);
+        const bool has_nan = b.format.element == Element::kE4M3;
+        if (has_nan) rhs.data[static_cast<size_t>(7 * depth + 9)] = 0x7f;
+        for (const Kernels* kernels : SupportedTargets()) {
+          const Run run = Dot(lhs, rhs, Dtype::kF32, *kernels, serial);
+          for (int64_t i = 0; i < m * 19; ++i) {
+            const int64_t row = i / 19;
+            const double y = run.At(i);
+            const bool nan = row == 0 || (has_nan && i % 19 == 7);
+            const bool right = nan        ? std::isnan(y)
+                               : row == 1 ? y == INFINITY
+                               : row == 2 ? y == -INFINITY : std::isfinite(y);
+            if (!right) {
+              Fail(*kernels, lhs, rhs, "special elements: out[" + std::to_string(row) + ", " +
+                                           std::to_string(i % 19) + "] = " + std::to_string(y));
+              break;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// Scales at the ends of their ranges: byte 0 of e8m0 is a subnormal, and so are seven codes of
+// e4m3.
 void TestExtremeScales() {
   Random random(4);
   Serial serial;
@@ -455,9 +523,11 @@ void TestEmpty() {
     for (int64_t i = 0; i < 15; ++i) {
       if (run.At(i) != 0) Fail(*kernels, lhs, rhs, "an empty sum is not 0");
     }
-    Dot(Make(nvfp4, 1, 0, 32, random), Make(nvfp4, 1, 5, 32, random), Dtype::kF32, *kernels, serial);
-    Dot(Make(nvfp4, 1, 3, 32, random), Make(nvfp4, 1, 0, 32, random), Dtype::kF32, *kernels, serial);
-    Dot(Make(nvfp4, 0, 3, 32, random), Make(nvfp4, 0, 5, 32, random), Dtype::kF32, *kernels, serial);
+    const int64_t empty[][3] = {{1, 0, 5}, {1, 3, 0}, {0, 3, 5}};
+    for (const auto& [batch, m, n] : empty) {
+      const Operand a = Make(nvfp4, batch, m, 32, random), b = Make(nvfp4, batch, n, 32, random);
+      Dot(a, b, Dtype::kF32, *kernels, serial);
+    }
   }
 }
 
@@ -468,6 +538,7 @@ int main() {
   jaxfp4::TestPairs();
   jaxfp4::TestInvariance();
   jaxfp4::TestSpecials();
+  jaxfp4::TestSpecialElements();
   jaxfp4::TestExtremeScales();
   jaxfp4::TestEmpty();
   return jaxfp4::Finish("scaled_dot_test");

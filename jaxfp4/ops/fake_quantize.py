@@ -17,8 +17,8 @@ def _results(x, outer, row_seed, col_index, spec: Spec):
     return [(x.shape, x.dtype)]
 
 
-def _reference(*operands, spec: Spec):
-    return (reference.fake_quantize(*operands, spec),)
+def _reference(x, outer, row_seed, col_index, spec: Spec):
+    return (reference.fake_quantize(x, outer, row_seed, col_index, spec),)
 
 
 def _factors(*shapes, spec: Spec) -> Factors:

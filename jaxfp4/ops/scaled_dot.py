@@ -59,10 +59,14 @@ def _results(
     return [((*a[:-1], b[-2]), dtype)]
 
 
-def _reference(*operands, lhs_spec, rhs_spec, dtype, rhs_layout):
-    *lhs, rhs, rhs_scale, rhs_global = operands
+def _reference(
+    lhs, lhs_scale, lhs_global, rhs, rhs_scale, rhs_global, lhs_spec, rhs_spec, dtype, rhs_layout
+):
     rhs, rhs_scale = _logical(rhs, rhs_scale, rhs_spec, rhs_layout)
-    return (reference.scaled_dot(*lhs, rhs, rhs_scale, rhs_global, lhs_spec, rhs_spec, dtype),)
+    y = reference.scaled_dot(
+        lhs, lhs_scale, lhs_global, rhs, rhs_scale, rhs_global, lhs_spec, rhs_spec, dtype
+    )
+    return (y,)
 
 
 def _logical(rhs, rhs_scale, rhs_spec, rhs_layout: int):
