@@ -55,8 +55,6 @@ def encode(v, element, random=None) -> np.ndarray:
         fraction = (a - values[low]) / gap
         scale = 256 if mode == "stochastic" else 2**24
         up = bits < np.floor(fraction * scale)
-        if mode == "stochastic":
-            up = bits < np.floor(fraction * scale)
     code = np.where(up, high, low) | (np.signbit(v).astype(int) << (element.bits - 1))
     return np.where(np.isnan(v), element.nan_code or 0, code).astype(np.uint8)
 
