@@ -45,7 +45,7 @@ def info() -> dict[str, Any]:
         "versions": {"jaxfp4": jaxfp4.__version__, "python": platform.python_version()}
         | {name: _version(name) for name in _PACKAGES},
         "native": {name: _native(name) for name in dispatch.NATIVE_PLATFORMS},
-        "ffi_api_runtime": _dotted(native._runtime_ffi_api_version()),
+        "ffi_api_runtime": _dotted(native.runtime_ffi_api_version()),
         "devices": [_device(device) for device in jax.devices()],
         "backend": dispatch.current_backend(),
         "operations": [
@@ -64,10 +64,10 @@ def _version(package: str) -> str | None:
 
 def _native(platform_name: str) -> dict[str, Any]:
     """What the extension of a platform says of itself, or why there is none."""
-    module = native._load(platform_name).module
-    if module is None:
+    built = native.ffi_api_version(platform_name)
+    if built is None:
         return {"missing": native.why_missing(platform_name)}
-    return {"ffi_api": _dotted(module.ffi_api_version()), **module.features()}
+    return {"ffi_api": _dotted(built), **native.features(platform_name)}
 
 
 def _dotted(version: tuple[int, int] | None) -> str | None:

@@ -148,7 +148,7 @@ class BackendTable:
 
 
 def backends() -> BackendTable:
-    """What serves each operation here: ``native`` kernels or the ``reference``.
+    """What is installed to serve each operation: ``native`` kernels or the ``reference``.
 
     Example:
       >>> import jaxfp4 as jf

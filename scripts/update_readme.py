@@ -55,8 +55,10 @@ def kernels_table() -> str:
 
 def registered(platform: str) -> set[str]:
     """The FFI targets that the handlers of a platform register."""
-    path = ROOT / f"cc/ffi/{platform}_handlers.cc"
-    return set(re.findall(r'"(jaxfp4_\w+_v\d+)"', path.read_text())) if path.exists() else set()
+    operations = (ROOT / "cc/ffi/operations.h").read_text()
+    targets = dict(re.findall(r'struct (\w+Op) {\s+static .*"(jaxfp4_\w+_v\d+)"', operations))
+    handlers = (ROOT / f"cc/ffi/{platform}_handlers.cc").read_text()
+    return {targets[name] for name in re.findall(r"\b\w+Op\b", handlers)}
 
 
 def markdown(rows: list[tuple[str, ...]]) -> str:

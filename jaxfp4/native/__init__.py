@@ -95,7 +95,7 @@ def _incompatibility(built: tuple[int, int]) -> str:
     XLA accepts handlers that are older than itself. One that is newer would not merely fail: it
     would keep the whole backend from starting.
     """
-    runtime = _runtime_ffi_api_version()
+    runtime = runtime_ffi_api_version()
     if runtime is None or (built[0] == runtime[0] and built[1] <= runtime[1]):
         return ""
     return (
@@ -104,7 +104,14 @@ def _incompatibility(built: tuple[int, int]) -> str:
     )
 
 
-def _runtime_ffi_api_version() -> tuple[int, int] | None:
+def ffi_api_version(platform: str) -> tuple[int, int] | None:
+    """The version of XLA's FFI that a platform's module was compiled against."""
+    module = _load(platform).module
+    return None if module is None else module.ffi_api_version()
+
+
+def runtime_ffi_api_version() -> tuple[int, int] | None:
+    """The version of XLA's FFI in the jaxlib that runs; None if it does not say."""
     header = pathlib.Path(jax.ffi.include_dir(), "xla", "ffi", "api", "c_api.h")
     try:
         text = header.read_text(encoding="utf-8")
