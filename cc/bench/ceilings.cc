@@ -1,0 +1,250 @@
+// What this machine can do at most: memory bandwidth, and the rates of the instructions that dot
+// products are made of. benchmarks/ceilings.py compiles this file for the machine at hand and calls
+// it in turn with the kernels, so that both are measured under the same conditions.
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace {
+
+// ------------------------------------------------------------------ threads
+
+double Seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// Seconds from when all threads stand ready until the last one has done work(thread).
+template <typename Work>
+double TimeOnThreads(int threads, const Work& work) {
+  std::atomic<int> ready{1}, done{0};
+  std::atomic<bool> go{false};
+  std::vector<std::thread> helpers;
+  for (int t = 1; t < threads; ++t) {
+    helpers.emplace_back([&, t] {
+      ++ready;
+      while (!go) {
+      }
+      work(t);
+      ++done;
+    });
+  }
+  while (ready < threads) {
+  }
+  const double begin = Seconds();
+  go = true;
+  work(0);
+  ++done;
+  while (done < threads) {
+  }
+  const double seconds = Seconds() - begin;
+  for (std::thread& helper : helpers) helper.join();
+  return seconds;
+}
+
+// Results go here, so that the compiler cannot leave their computation out.
+volatile float float_sink;
+volatile uint64_t word_sink;
+
+// ------------------------------------------------------------------ memory
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+typedef uint64_t Words __attribute__((vector_size(kVectorBytes)));
+typedef float Floats __attribute__((vector_size(kVectorBytes)));
+
+constexpr size_t kArena = size_t{512} << 20;  // beyond any last-level cache of a small machine
+constexpr size_t kStride = 4096;              // pieces of work are whole pages
+
+// One buffer of large pages, where the system has them, written once so that it is really there.
+char* Arena() {
+  static char* const arena = [] {
+    void* p = std::aligned_alloc(size_t{2} << 20, kArena);
+#if defined(MADV_HUGEPAGE)
+    if (p != nullptr) madvise(p, kArena, MADV_HUGEPAGE);
+#endif
+    if (p != nullptr) std::memset(p, 1, kArena);
+    return static_cast<char*>(p);
+  }();
+  return arena;
+}
+
+// The next stretch of the arena: what was read last time is read again as late as possible.
+char* Next(size_t bytes) {
+  static size_t position = 0;
+  if (position + bytes > kArena) position = 0;
+  char* const p = Arena() + position;
+  position += bytes;
+  return p;
+}
+
+void Read(const char* p, size_t bytes) {
+  constexpr int kWays = 4;
+  constexpr size_t kAhead = 4096;  // further than the hardware prefetches by itself
+  Words sum[kWays] = {};
+  for (size_t i = 0; i < bytes; i += kWays * kVectorBytes) {
+    for (size_t line = 0; line < kWays * kVectorBytes; line += 64) {
+      __builtin_prefetch(p + i + kAhead + line);
+    }
+    for (int w = 0; w < kWays; ++w) {
+      Words v;
+      std::memcpy(&v, p + i + static_cast<size_t>(w) * kVectorBytes, sizeof(v));
+      sum[w] += v;
+    }
+  }
+  word_sink = (sum[0] + sum[1] + sum[2] + sum[3])[0];
+}
+
+size_t PerThread(int64_t bytes, int threads) {
+  return static_cast<size_t>(bytes) / static_cast<size_t>(threads) / kStride * kStride;
+}
+
+double TimeRead(int64_t bytes, int threads) {
+  const size_t part = PerThread(bytes, threads);
+  const char* const p = Next(part * static_cast<size_t>(threads));
+  return TimeOnThreads(threads, [=](int t) { Read(p + part * static_cast<size_t>(t), part); });
+}
+
+double TimeCopy(int64_t bytes, int threads) {  // bytes read, and as many written
+  const size_t part = PerThread(bytes, threads), all = part * static_cast<size_t>(threads);
+  char* const p = Next(2 * all);
+  return TimeOnThreads(threads, [=](int t) {
+    const size_t at = part * static_cast<size_t>(t);
+    std::memcpy(p + all + at, p + at, part);
+  });
+}
+
+// ------------------------------------------------------------------ instructions
+
+// Enough independent sums to hide the latency, few enough for the registers.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kSums = 24;
+#else
+constexpr int kSums = 12;
+#endif
+
+// Rounds of kSums instructions: `step` adds to a sum. Returns a sum of sums, of type Sum.
+template <typename Sum, typename Step>
+inline __attribute__((always_inline)) Sum Rounds(int64_t rounds, const Step& step) {
+  Sum sums[kSums];
+  // All different: of equal sums the compiler would compute one.
+  for (int j = 0; j < kSums; ++j) sums[j] = Sum{} + static_cast<decltype(sums[0][0] + 0)>(j);
+  for (int64_t i = 0; i < rounds; ++i) {
+#pragma GCC unroll 24
+    for (int j = 0; j < kSums; ++j) sums[j] = step(sums[j]);
+  }
+  for (int j = 1; j < kSums; ++j) sums[0] += sums[j];
+  return sums[0];
+}
+
+double TimeRounds(int64_t flops, int64_t flops_each, int threads, void (*run)(int64_t rounds)) {
+  const int64_t rounds = flops / (flops_each * kSums * threads) + 1;
+  return TimeOnThreads(threads, [=](int) { run(rounds); });
+}
+
+constexpr int64_t kFmaFlops = 2 * kVectorBytes / 4;
+void Fma(int64_t rounds) {
+  volatile float factor = 0.999f;  // unknown to the compiler
+  const Floats x = Floats{} + factor;
+  float_sink = Rounds<Floats>(rounds, [&](Floats sum) { return sum * x + x; })[0];
+}
+
+// Products of bytes, summed to 32 bits.
+#if defined(__AVX512VNNI__)
+constexpr int64_t kDotBytesFlops = 2 * 64;
+typedef int32_t Ints __attribute__((vector_size(64)));
+void DotBytes(int64_t rounds) {
+  const __m512i x = _mm512_set1_epi8(3);
+  word_sink = static_cast<uint64_t>(Rounds<Ints>(rounds, [&](Ints sum) {
+    return (Ints)_mm512_dpbusd_epi32((__m512i)sum, x, x);
+  })[0]);
+}
+#elif defined(__AVX2__)
+constexpr int64_t kDotBytesFlops = 2 * 32;
+typedef int32_t Ints __attribute__((vector_size(32)));
+void DotBytes(int64_t rounds) {
+  volatile char three = 3;  // else the products are computed once
+  const __m256i x = _mm256_set1_epi8(three), ones = _mm256_set1_epi16(1);
+  word_sink = static_cast<uint64_t>(Rounds<Ints>(rounds, [&](Ints sum) {
+#if defined(__AVXVNNI__)
+    (void)ones;
+    return (Ints)_mm256_dpbusd_avx_epi32((__m256i)sum, x, x);
+#else
+    __m256i y = x;
+    asm volatile("" : "+x"(y));
+    return sum + (Ints)_mm256_madd_epi16(_mm256_maddubs_epi16(x, y), ones);
+#endif
+  })[0]);
+}
+#elif defined(__ARM_FEATURE_DOTPROD)
+constexpr int64_t kDotBytesFlops = 2 * 16;
+void DotBytes(int64_t rounds) {
+  const int8x16_t x = vdupq_n_s8(3);
+  word_sink = static_cast<uint64_t>(
+      Rounds<int32x4_t>(rounds, [&](int32x4_t sum) { return vdotq_s32(sum, x, x); })[0]);
+}
+#else
+constexpr int64_t kDotBytesFlops = 0;
+void DotBytes(int64_t) {}
+#endif
+
+// Products of bfloat16, summed to float32.
+#if defined(__AVX512BF16__)
+constexpr int64_t kDotBf16Flops = 2 * 32;
+void DotBf16(int64_t rounds) {
+  const __m512bh x = (__m512bh)_mm512_set1_epi16(0x3c00);
+  float_sink = Rounds<Floats>(
+      rounds, [&](Floats sum) { return (Floats)_mm512_dpbf16_ps((__m512)sum, x, x); })[0];
+}
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+constexpr int64_t kDotBf16Flops = 2 * 8;
+void DotBf16(int64_t rounds) {
+  const bfloat16x8_t x = vreinterpretq_bf16_u16(vdupq_n_u16(0x3c00));
+  float_sink = Rounds<float32x4_t>(
+      rounds, [&](float32x4_t sum) { return vbfdotq_f32(sum, x, x); })[0];
+}
+#else
+constexpr int64_t kDotBf16Flops = 0;
+void DotBf16(int64_t) {}
+#endif
+
+}  // namespace
+
+// Each takes an amount of work and a number of threads, and returns the seconds that it took: of
+// bytes for memory, of operations for instructions. Negative where there is no such instruction.
+extern "C" {
+
+double ceiling_read(int64_t bytes, int threads) { return TimeRead(bytes, threads); }
+
+double ceiling_copy(int64_t bytes, int threads) { return TimeCopy(bytes, threads); }
+
+double ceiling_fma(int64_t flops, int threads) {
+  return TimeRounds(flops, kFmaFlops, threads, Fma);
+}
+
+double ceiling_dot_bytes(int64_t flops, int threads) {
+  return kDotBytesFlops ? TimeRounds(flops, kDotBytesFlops, threads, DotBytes) : -1;
+}
+
+double ceiling_dot_bf16(int64_t flops, int threads) {
+  return kDotBf16Flops ? TimeRounds(flops, kDotBf16Flops, threads, DotBf16) : -1;
+}
+
+}  // extern "C"
