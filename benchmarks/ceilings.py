@@ -19,6 +19,7 @@ BUILD = machine.ROOT / "build" / "benchmarks"
 # What C++ calls it, what its unit of work is, and what people call it.
 KINDS = {
     "read": ("bytes", "memory read"),
+    "read_large_pages": ("bytes", "memory read, large pages"),
     "copy": ("bytes", "memcpy"),
     "fma": ("flops", "float32 FMA"),
     "dot_bytes": ("flops", "byte dot"),

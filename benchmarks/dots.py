@@ -64,7 +64,8 @@ class Products:
         rng = np.random.default_rng(0)
         self.w = jnp.asarray(rng.standard_normal((layer.n, layer.k), np.float32))
         self.is_headline = layer in (shapes.HEADLINE, TINY)
-        self.formats = [f for f in WEIGHTS if self.is_headline or f not in HEADLINE_ONLY]
+        left_out = () if self.is_headline and not run.is_tiny else HEADLINE_ONLY
+        self.formats = [f for f in WEIGHTS if f not in left_out]
 
     def contestants(self, m: int) -> Iterator[Contestant]:
         yield from self.ceilings(m)
@@ -98,7 +99,7 @@ class Products:
     def without_kernels(self, m: int) -> Iterator[Contestant]:
         """jnp: dequantize, then multiply; and jax.lax.scaled_dot of two quantized operands."""
         for name in self.formats:
-            if self.run.mode == "quick" and name not in ("nvfp4", "mxfp4"):
+            if not self.run.is_full and name not in ("nvfp4", "mxfp4"):
                 continue
             w = baselines.weight(self._weights[name])
             yield self.one(

@@ -32,6 +32,16 @@ def threads() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def busy_seconds_of_others() -> float:
+    """Processor time that other processes have had since the system started."""
+    user, nice, system, _, _, irq, softirq, *_ = map(
+        int, pathlib.Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    )
+    mine = os.times()
+    ticks = os.sysconf("SC_CLK_TCK")
+    return (user + nice + system + irq + softirq) / ticks - mine.user - mine.system
+
+
 def last_level_cache() -> int:
     """Bytes of the largest cache of a processor; 32 MiB where the system does not say."""
     sizes = pathlib.Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")

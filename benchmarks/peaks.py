@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from suite import Contestant, Run
 
-WORK = {"read": 64 << 20, "copy": 32 << 20, "fma": 10**9, "dot_bytes": 4 * 10**9,
-        "dot_bf16": 2 * 10**9}  # fmt: skip
+WORK = {
+    "read": 64 << 20,
+    "read_large_pages": 64 << 20,
+    "copy": 32 << 20,
+    "fma": 10**9,
+    "dot_bytes": 4 * 10**9,
+    "dot_bf16": 2 * 10**9,
+}
 
 
 def peaks(run: Run) -> list[dict]:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 import goals
+import suite
 
 
 def rows_of(result: dict) -> list[dict]:
@@ -67,8 +68,10 @@ def about(result: dict) -> str:
              f"{m['last_level_cache'] >> 20} MiB of cache."]  # fmt: skip
     for name, section in result["sections"].items():
         v = ", ".join(f"{k} {version}" for k, version in section["versions"].items())
-        lines.append(f"* {name}: {section['mode']}, {section['time']}, commit "
-                     f"{section['commit'][:12]}, {v}")  # fmt: skip
+        lines.append(
+            f"* {name}: {section['mode']}, {section['time']}, {section['seconds']:.0f} s, commit "
+            f"{section['commit'][:12]}, {v}; other work kept {section['others']} processors busy"
+        )
     return "\n".join(lines)
 
 
@@ -103,7 +106,7 @@ def main() -> None:
     options = parser.parse_args()
     result = joined([json.loads(path.read_text()) for path in options.results])
     if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+        suite.write(options.json, result)
     if options.plot:
         import plot
 

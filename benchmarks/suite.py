@@ -6,7 +6,8 @@ import dataclasses
 import datetime
 import json
 import pathlib
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import ceilings
@@ -110,11 +111,16 @@ def resident_copies(tree: Any, tiny: bool = False) -> list[Any]:
 # ------------------------------------------------------------------ results
 
 
-def section_result(run: Run, rows: list[dict]) -> dict[str, Any]:
+def section_result(run: Run, section: Callable[[Run], list[dict]]) -> dict[str, Any]:
+    """Runs a section. ``others`` is how many processors other processes kept busy meanwhile."""
+    begin, others = time.time(), machine.busy_seconds_of_others()
+    rows = section(run)
+    seconds, others = time.time() - begin, machine.busy_seconds_of_others() - others
     now = datetime.datetime.now(datetime.UTC)
     return {
         "time": now.isoformat(timespec="seconds"), "mode": run.mode, "commit": machine.commit(),
-        "versions": machine.versions(), "rows": rows,
+        "versions": machine.versions(), "seconds": round(seconds, 1),
+        "others": round(others / seconds, 2), "rows": rows,
     }  # fmt: skip
 
 
@@ -131,6 +137,11 @@ def save(path: pathlib.Path, sections: dict[str, dict]) -> dict[str, Any]:
     if result["machine"] != machine.machine() or result["schema"] != SCHEMA:
         raise SystemExit(f"{path} is of another machine or schema; give another name with --json")
     result["sections"].update(sections)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    write(path, result)
     return result
+
+
+def write(path: pathlib.Path, result: dict[str, Any]) -> None:
+    """One row of a result a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result).replace('{"section"', '\n{"section"') + "\n")

@@ -32,11 +32,8 @@ def jitted(f: Callable[..., Any], arguments: Sequence[tuple]) -> Call:
 
 def summary(samples: Sequence[float]) -> dict[str, float]:
     """The median of samples, and the value that a fifth of them stays below."""
-    return {
-        "median": statistics.median(samples),
-        "low": sorted(samples)[len(samples) // 5],
-        "samples": len(samples),
-    }
+    median, low = statistics.median(samples), sorted(samples)[len(samples) // 5]
+    return {"median": float(f"{median:.4g}"), "low": float(f"{low:.4g}"), "samples": len(samples)}
 
 
 def race(

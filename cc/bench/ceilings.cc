@@ -1,6 +1,7 @@
 // What this machine can do at most: memory bandwidth, and the rates of the instructions that dot
 // products are made of. benchmarks/ceilings.py compiles this file for the machine at hand and calls
 // it in turn with the kernels, so that both are measured under the same conditions.
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -15,6 +16,8 @@
 #include <arm_neon.h>
 #endif
 #if defined(__linux__)
+#include <pthread.h>
+#include <sched.h>
 #include <sys/mman.h>
 #endif
 
@@ -26,32 +29,43 @@ double Seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-// Seconds from when all threads stand ready until the last one has done work(thread).
+// Keeps a thread on the nth processor of those that the process may use.
+void Pin(int nth) {
+#if defined(__linux__)
+  cpu_set_t allowed, one;
+  if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (!CPU_ISSET(cpu, &allowed) || nth-- > 0) continue;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    pthread_setaffinity_np(pthread_self(), sizeof(one), &one);
+    return;
+  }
+#else
+  (void)nth;
+#endif
+}
+
+// Seconds from when all threads stand ready until the last one has done work(thread). Each has a
+// processor to itself: two that share one would wait for each other.
 template <typename Work>
 double TimeOnThreads(int threads, const Work& work) {
-  std::atomic<int> ready{1}, done{0};
-  std::atomic<bool> go{false};
-  std::vector<std::thread> helpers;
-  for (int t = 1; t < threads; ++t) {
-    helpers.emplace_back([&, t] {
+  std::atomic<int> ready{0};
+  std::vector<double> begin(static_cast<size_t>(threads)), end(begin);
+  std::vector<std::thread> workers;
+  for (int t = 0; t < threads; ++t) {
+    workers.emplace_back([&, t] {
+      Pin(t);
       ++ready;
-      while (!go) {
+      while (ready < threads) {
       }
+      begin[static_cast<size_t>(t)] = Seconds();
       work(t);
-      ++done;
+      end[static_cast<size_t>(t)] = Seconds();
     });
   }
-  while (ready < threads) {
-  }
-  const double begin = Seconds();
-  go = true;
-  work(0);
-  ++done;
-  while (done < threads) {
-  }
-  const double seconds = Seconds() - begin;
-  for (std::thread& helper : helpers) helper.join();
-  return seconds;
+  for (std::thread& worker : workers) worker.join();
+  return *std::max_element(end.begin(), end.end()) - *std::min_element(begin.begin(), begin.end());
 }
 
 // Results go here, so that the compiler cannot leave their computation out.
@@ -73,26 +87,38 @@ typedef float Floats __attribute__((vector_size(kVectorBytes)));
 constexpr size_t kArena = size_t{512} << 20;  // beyond any last-level cache of a small machine
 constexpr size_t kStride = 4096;              // pieces of work are whole pages
 
-// One buffer of large pages, where the system has them, written once so that it is really there.
-char* Arena() {
-  static char* const arena = [] {
-    void* p = std::aligned_alloc(size_t{2} << 20, kArena);
+// A buffer that was written once, so that it is really there, and is read from front to back, so that
+// what was read last is read again as late as possible.
+class Arena {
+ public:
+  explicit Arena(bool large_pages) : p_(static_cast<char*>(std::aligned_alloc(kAlign, kArena))) {
 #if defined(MADV_HUGEPAGE)
-    if (p != nullptr) madvise(p, kArena, MADV_HUGEPAGE);
+    if (large_pages) madvise(p_, kArena, MADV_HUGEPAGE);
 #endif
-    if (p != nullptr) std::memset(p, 1, kArena);
-    return static_cast<char*>(p);
-  }();
+    std::memset(p_, 1, kArena);
+  }
+
+  char* Next(size_t bytes) {
+    if (position_ + bytes > kArena) position_ = 0;
+    position_ += bytes;
+    return p_ + position_ - bytes;
+  }
+
+ private:
+  static constexpr size_t kAlign = size_t{2} << 20;
+  char* p_;
+  size_t position_ = 0;
+};
+
+// Memory as malloc, and so XLA, gets it from the system.
+Arena& Plain() {
+  static Arena arena(false);
   return arena;
 }
 
-// The next stretch of the arena: what was read last time is read again as late as possible.
-char* Next(size_t bytes) {
-  static size_t position = 0;
-  if (position + bytes > kArena) position = 0;
-  char* const p = Arena() + position;
-  position += bytes;
-  return p;
+Arena& LargePages() {
+  static Arena arena(true);
+  return arena;
 }
 
 void Read(const char* p, size_t bytes) {
@@ -116,15 +142,15 @@ size_t PerThread(int64_t bytes, int threads) {
   return static_cast<size_t>(bytes) / static_cast<size_t>(threads) / kStride * kStride;
 }
 
-double TimeRead(int64_t bytes, int threads) {
+double TimeRead(Arena& arena, int64_t bytes, int threads) {
   const size_t part = PerThread(bytes, threads);
-  const char* const p = Next(part * static_cast<size_t>(threads));
+  const char* const p = arena.Next(part * static_cast<size_t>(threads));
   return TimeOnThreads(threads, [=](int t) { Read(p + part * static_cast<size_t>(t), part); });
 }
 
 double TimeCopy(int64_t bytes, int threads) {  // bytes read, and as many written
   const size_t part = PerThread(bytes, threads), all = part * static_cast<size_t>(threads);
-  char* const p = Next(2 * all);
+  char* const p = Plain().Next(2 * all);
   return TimeOnThreads(threads, [=](int t) {
     const size_t at = part * static_cast<size_t>(t);
     std::memcpy(p + all + at, p + at, part);
@@ -231,7 +257,11 @@ void DotBf16(int64_t) {}
 // bytes for memory, of operations for instructions. Negative where there is no such instruction.
 extern "C" {
 
-double ceiling_read(int64_t bytes, int threads) { return TimeRead(bytes, threads); }
+double ceiling_read(int64_t bytes, int threads) { return TimeRead(Plain(), bytes, threads); }
+
+double ceiling_read_large_pages(int64_t bytes, int threads) {
+  return TimeRead(LargePages(), bytes, threads);
+}
 
 double ceiling_copy(int64_t bytes, int threads) { return TimeCopy(bytes, threads); }
 
