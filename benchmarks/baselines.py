@@ -16,9 +16,6 @@ from jax import lax
 import jaxfp4 as jf
 
 E2M1 = np.arange(16, dtype=np.uint8).view(ml_dtypes.float4_e2m1fn).astype(np.float32)
-# Magnitudes from which on a value rounds to the next code: half-way, and ties go to even codes.
-E2M1_STEPS = ((0.25, False), (0.75, True), (1.25, False), (1.75, True), (2.5, False), (3.5, True),
-              (5.0, False))  # fmt: skip
 
 
 class Weight(NamedTuple):
@@ -28,13 +25,18 @@ class Weight(NamedTuple):
     scale: jax.Array
 
 
+def element_type(q: jf.Quantizer | jf.ScaledArray) -> jnp.dtype:
+    """JAX's own type of a format's elements."""
+    return {"e2m1": jnp.float4_e2m1fn, "e4m3": jnp.float8_e4m3fn}[q.format.element.name]
+
+
 def weight(q: jf.ScaledArray) -> Weight:
     """A matrix [N, K] quantized along K, without its global scale, in this module's order."""
     rows = q.block_shape[0] or q.shape[0]
     scale = jnp.repeat(q.scale, rows, axis=0)[: q.shape[0]]
     codes = q.data
     if q.format.element.bits == 8:
-        codes = lax.bitcast_convert_type(codes, jnp.dtype(f"float8_{q.format.element.name}fn"))
+        codes = lax.bitcast_convert_type(codes, element_type(q))
     return Weight(codes.T.copy(), scale.T.copy())
 
 
@@ -75,56 +77,43 @@ def lax_scaled_dot(x, x_scale, w, w_scale) -> jax.Array:
 
 def scales(blocks: jax.Array, q: jf.Quantizer) -> jax.Array:
     """The scales of blocks along the last axis, by the simplest rule of a format."""
-    top = q.format.element.max
     amax = jnp.max(jnp.abs(blocks), axis=-1, keepdims=True)
     if q.format.scale.name == "e8m0":
         exponent = jnp.floor(jnp.log2(amax)) - q.format.element.max_exponent
         return jnp.exp2(exponent).astype(q.format.scale.dtype)
-    return (amax / top).astype(q.format.scale.dtype)
+    return (amax / q.format.element.max).astype(q.format.scale.dtype)
 
 
-def e2m1_codes(x: jax.Array) -> jax.Array:
-    a = jnp.abs(x)
-    code = sum(((a >= t) if even else (a > t)).astype(jnp.uint8) for t, even in E2M1_STEPS)
-    return code | (jnp.signbit(x).astype(jnp.uint8) << 3)
-
-
-def quantize(x: jax.Array, q: jf.Quantizer) -> tuple[jax.Array, jax.Array]:
-    """Codes and scales of blocks along the last axis, or of one tensor with a scale of 1."""
+def codes_and_scales(x: jax.Array, q: jf.Quantizer) -> tuple[jax.Array, jax.Array]:
+    """Codes, as JAX's own type, in blocks along the last axis; a whole tensor has a scale of 1."""
     columns = q.block_shape[1]
     blocks = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, columns or x.shape[-1])
     scale = scales(blocks, q) if columns else jnp.ones((1,), jnp.float32)
-    scaled = (blocks / scale.astype(jnp.float32)).reshape(x.shape)
-    if q.format.element.bits == 8:
-        return scaled.astype(jnp.dtype(f"float8_{q.format.element.name}fn")), scale
-    codes = e2m1_codes(scaled)
-    return codes[..., 0::2] | (codes[..., 1::2] << 4), scale
+    return (blocks / scale.astype(jnp.float32)).astype(element_type(q)), scale
+
+
+def quantize(x: jax.Array, q: jf.Quantizer) -> tuple[jax.Array, jax.Array]:
+    """Packed codes and scales."""
+    codes, scale = codes_and_scales(x, q)
+    codes = codes.reshape(x.shape)
+    if q.format.element.bits == 4:
+        codes = lax.bitcast_convert_type(codes.reshape(*x.shape[:-1], -1, 2), jnp.uint8)
+    return codes, scale
 
 
 def fake_quantize(x: jax.Array, q: jf.Quantizer) -> jax.Array:
     """Quantize and dequantize, which XLA joins to one pass."""
-    columns = q.block_shape[1]
-    blocks = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, columns or x.shape[-1])
-    scale = (scales(blocks, q) if columns else jnp.ones((1,))).astype(jnp.float32)
-    scaled = blocks / scale
-    if q.format.element.bits == 8:
-        rounded = scaled.astype(jnp.dtype(f"float8_{q.format.element.name}fn"))
-        return (rounded.astype(jnp.float32) * scale).reshape(x.shape).astype(x.dtype)
-    return (
-        (jnp.take(jnp.asarray(E2M1), e2m1_codes(scaled)) * scale).reshape(x.shape).astype(x.dtype)
-    )
+    codes, scale = codes_and_scales(x, q)
+    return (codes.astype(jnp.float32) * scale.astype(jnp.float32)).reshape(x.shape).astype(x.dtype)
 
 
 def decode(data: jax.Array, scale: jax.Array, q: jf.Quantizer, dtype) -> jax.Array:
     """The inverse of :func:`quantize`."""
-    if q.format.element.bits == 8:
-        values = data.astype(jnp.float32)
-    else:
+    values = data.astype(jnp.float32)
+    if q.format.element.bits == 4:
         pair = jnp.stack([data & 15, data >> 4], axis=-1)
         values = jnp.take(jnp.asarray(E2M1), pair).reshape(*data.shape[:-1], -1)
-    if q.block_shape[1] is None:
-        return (values * scale).astype(dtype)
-    blocks = values.reshape(*values.shape[:-1], -1, q.block_shape[1])
+    blocks = values.reshape(*values.shape[:-1], -1, q.block_shape[1] or values.shape[-1])
     return (blocks * scale.astype(jnp.float32)).reshape(values.shape).astype(dtype)
 
 

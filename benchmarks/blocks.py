@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import baselines
 import jax
 import jax.numpy as jnp
+import machine
 import numpy as np
 from suite import Contestant, Run
 from timing import jitted
@@ -65,12 +66,12 @@ def one(name: str, f: Callable, x: tuple, size: int, by: str = "jaxfp4", **facts
     return Contestant(name, jitted(f, [x]), size, facts={"by": by, **facts})
 
 
-def jnp_pairs(run: Run, x: jax.Array) -> dict[str, jf.Quantizer]:
-    return {k: FORMATS[k] for k in (BASELINES if run.is_full else BASELINES[:2])}
+def formats_with_jnp(run: Run) -> tuple[str, ...]:
+    return BASELINES if run.is_full else BASELINES[:2]
 
 
 def quantize(run: Run, x: jax.Array) -> Iterator[Contestant]:
-    yield from run.ceiling("read", max(x.nbytes, 1 << 16))
+    yield from ceiling(run, x, "read")
     chosen = formats(run) | (VARIANTS if run.is_full else {"nvfp4, with its amax": jf.nvfp4})
     for name, q in chosen.items():
         f = functools.partial(jf.quantize, format=q)
@@ -87,9 +88,7 @@ def quantize(run: Run, x: jax.Array) -> Iterator[Contestant]:
                 f"{name} of float32", lambda x, key, f=f: f(x, key=key), (x, key), x.nbytes,
                 format=name, dtype="float32",
             )  # fmt: skip
-    for name, q in jnp_pairs(run, x).items():
-        f = functools.partial(baselines.quantize, q=q)
-        yield one(f"jnp {name} of float32", f, (x,), x.nbytes, by="jnp", format=name)
+    yield from without_kernels(run, x, x.nbytes, jf.quantize, baselines.quantize)
 
 
 def dequantize(run: Run, x: jax.Array) -> Iterator[Contestant]:
@@ -100,7 +99,8 @@ def dequantize(run: Run, x: jax.Array) -> Iterator[Contestant]:
             f = functools.partial(jf.dequantize, dtype=dtype)
             size = x.size * jnp.dtype(dtype).itemsize
             yield one(f"{name} to {kind}", f, (packed,), size, format=name, dtype=kind)
-    for name, q in jnp_pairs(run, x).items():
+    for name in formats_with_jnp(run):
+        q = FORMATS[name]
         data, scale = jax.jit(functools.partial(baselines.quantize, q=q))(x)
         f = functools.partial(baselines.decode, q=q, dtype=jnp.float32)
         yield one(f"jnp {name} to float32", f, (data, scale), x.nbytes, by="jnp", format=name)
@@ -112,9 +112,22 @@ def fake_quantize(run: Run, x: jax.Array) -> Iterator[Contestant]:
     for name, q in chosen.items():
         f = functools.partial(jf.fake_quantize, format=q)
         yield one(name, f, (x,), 2 * x.nbytes, format=name, dtype="float32")
-    for name, q in jnp_pairs(run, x).items():
-        f = functools.partial(baselines.fake_quantize, q=q)
-        yield one(f"jnp {name}", f, (x,), 2 * x.nbytes, by="jnp", format=name)
+    yield from without_kernels(run, x, 2 * x.nbytes, jf.fake_quantize, baselines.fake_quantize)
+
+
+def without_kernels(
+    run: Run, x: jax.Array, size: int, f: Callable, g: Callable
+) -> Iterator[Contestant]:
+    """What a user would write with JAX's own types; and the reference, which has the same bits."""
+
+    def on_reference(x, q):
+        with jf.use_backend("reference"):
+            return f(x, q)
+
+    for name in formats_with_jnp(run):
+        for by, h in (("jnp", g), ("reference", on_reference)):
+            call = functools.partial(h, q=FORMATS[name])
+            yield one(f"{by} {name}", call, (x,), size, by=by, format=name)
 
 
 def others(run: Run, x: jax.Array) -> Iterator[Contestant]:
@@ -131,9 +144,14 @@ def others(run: Run, x: jax.Array) -> Iterator[Contestant]:
         yield one(f"jnp hadamard {size}", g, (x,), 2 * x.nbytes, by="jnp")
 
 
+def ceiling(run: Run, x: jax.Array, kind: str) -> list[Contestant]:
+    """A ceiling of memory, for arrays that caches do not hold."""
+    return run.ceiling(kind, x.nbytes) if x.nbytes > machine.last_level_cache() else []
+
+
 def copies(run: Run, x: jax.Array) -> Iterator[Contestant]:
-    """memcpy into memory that is there, and XLA's copy into a new array."""
-    yield from run.ceiling("copy", max(x.nbytes, 1 << 16))
+    """memcpy, and XLA's copy."""
+    yield from ceiling(run, x, "copy")
     yield one("XLA copy", lambda x: jnp.copy(x), (x,), 2 * x.nbytes, by="xla")
 
 

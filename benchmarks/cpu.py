@@ -10,6 +10,7 @@ measured before are replaced. benchmarks/README.md says how to read it.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import importlib.util
 import pathlib
 import re
@@ -31,6 +32,9 @@ SECTIONS = {
 SECTIONS = {k: v for k, v in SECTIONS.items() if importlib.util.find_spec(v[0])}
 
 
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of malloc.h
+
+
 def default_path() -> pathlib.Path:
     name = re.sub(r"[^a-z0-9]+", "-", " ".join(map(str, machine.machine().values())).lower())
     return pathlib.Path(__file__).resolve().parent / "results" / f"cpu-{name}.json"
@@ -39,6 +43,18 @@ def default_path() -> pathlib.Path:
 def measure(name: str, run: Run) -> dict:
     module, function = SECTIONS[name]
     return section_result(run, getattr(importlib.import_module(module), function))
+
+
+def keep_memory() -> None:
+    """Has the C library keep freed memory, for all contestants.
+
+    XLA allocates the results of every call. Large ones would each time be pages fresh from the
+    system, and clearing those takes up to ten times as long as what is to be measured.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_ARENA_MAX, 1)):
+            mallopt(option, value)
 
 
 def main() -> None:
@@ -52,6 +68,7 @@ def main() -> None:
     parser.add_argument("--json", type=pathlib.Path, default=default_path())
     parser.add_argument("--plot", type=pathlib.Path, help="where to draw the roofline")
     options = parser.parse_args()
+    keep_memory()
     run, begin = Run(options.mode), time.time()
     result = save(options.json, {name: measure(name, run) for name in options.ops})
     if options.plot:

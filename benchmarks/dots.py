@@ -27,7 +27,7 @@ WEIGHTS = {
     "fp8 128x128": jf.Quantizer(jf.fp8_e4m3, block_shape=(128, 128)),
 }
 FLOATS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-HEADLINE_ONLY = ("mxfp8", "fp8 channel", "fp8 128x128")  # in full, for one shape
+FULL, QUICK, COMMON = [*WEIGHTS], [*WEIGHTS][:4], ["nvfp4", "mxfp4", "fp8 tensor"]
 TINY = shapes.Layer("tiny", "layer", 64, 256, (1, 64))
 
 
@@ -64,8 +64,8 @@ class Products:
         rng = np.random.default_rng(0)
         self.w = jnp.asarray(rng.standard_normal((layer.n, layer.k), np.float32))
         self.is_headline = layer in (shapes.HEADLINE, TINY)
-        left_out = () if self.is_headline and not run.is_tiny else HEADLINE_ONLY
-        self.formats = [f for f in WEIGHTS if f not in left_out]
+        every = {"full": FULL if self.is_headline else COMMON, "quick": QUICK, "tiny": COMMON}
+        self.formats = every[run.mode]
 
     def contestants(self, m: int) -> Iterator[Contestant]:
         yield from self.ceilings(m)
@@ -99,7 +99,7 @@ class Products:
     def without_kernels(self, m: int) -> Iterator[Contestant]:
         """jnp: dequantize, then multiply; and jax.lax.scaled_dot of two quantized operands."""
         for name in self.formats:
-            if not self.run.is_full and name not in ("nvfp4", "mxfp4"):
+            if not self.run.is_full and WEIGHTS[name].format.element.bits > 4:
                 continue
             w = baselines.weight(self._weights[name])
             yield self.one(
@@ -119,10 +119,13 @@ class Products:
         """scaled_dot of floats and of quantized activations, in both orders of the weights."""
         logical = self._weights[name]
         lhs: dict[str, Any] = {k: self.activations(m, dtype) for k, dtype in FLOATS.items()}
-        codes = activation_quantizer(WEIGHTS[name])
-        lhs[name] = jf.quantize(lhs["float32"], codes)
+        lhs[name] = jf.quantize(lhs["float32"], activation_quantizer(WEIGHTS[name]))
+        if m > FEW and not self.run.is_full:
+            del lhs["float32"]  # slow
         prepacked = jf.prepack(logical)
-        orders = {"logical": logical} | ({"prepacked": prepacked} if prepacked.layout else {})
+        orders = {"logical": logical}
+        if prepacked.layout and (self.run.is_full or m <= FEW):
+            orders["prepacked"] = prepacked
         for order, w in orders.items():
             copies = self.copies(w, m)
             for kind, x in lhs.items():
