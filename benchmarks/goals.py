@@ -106,9 +106,7 @@ def _goals() -> list[Goal]:
             of, casts = {**QUANTIZE, "size": size, "format": f}, {"by": "jnp", "format": f}
             goals += [
                 Goal(f"quantize {f}, {size}, a thread", of, goal, least, scale="GB/s"),
-                Goal(
-                    f"quantize {f}, {size}, over jnp casts", of, 30, 20, {"by": "jnp", "format": f}
-                ),
+                Goal(f"quantize {f}, {size}, over jnp casts", of, 30, 20, casts),
             ]
     for f in ("nvfp4", "mxfp4"):
         of = {**FAKE, "size": "128 MB", "format": f}
