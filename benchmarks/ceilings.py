@@ -13,7 +13,7 @@ from collections.abc import Callable
 import machine
 from timing import Call
 
-SOURCE = machine.ROOT / "cc" / "bench" / "ceilings.cc"
+SOURCE = machine.ROOT / "benchmarks" / "ceilings.cc"
 BUILD = machine.ROOT / "build" / "benchmarks"
 
 # What C++ calls it, what its unit of work is, and what people call it.

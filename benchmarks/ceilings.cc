@@ -1,6 +1,6 @@
 // What this machine can do at most: memory bandwidth, and the rates of the instructions that dot
-// products are made of. benchmarks/ceilings.py compiles this file for the machine at hand and calls
-// it in turn with the kernels, so that both are measured under the same conditions.
+// products are made of. ceilings.py compiles this file for the machine at hand and calls it in turn
+// with the kernels, so that both are measured under the same conditions.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
