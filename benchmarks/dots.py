@@ -79,6 +79,10 @@ class Products:
     def _weights(self) -> dict[str, jf.ScaledArray]:
         return {name: jf.quantize(self.w, WEIGHTS[name]) for name in self.formats}
 
+    def is_brief(self, m: int) -> bool:
+        """Whether what takes long and shows little is left out."""
+        return m > FEW and not (self.is_headline and self.run.is_full)
+
     def ceilings(self, m: int) -> Iterator[Contestant]:
         if m <= FEW:
             yield from self.run.ceiling("read", max(nbytes(self._weights["nvfp4"]), 1 << 16))
@@ -120,11 +124,11 @@ class Products:
         logical = self._weights[name]
         lhs: dict[str, Any] = {k: self.activations(m, dtype) for k, dtype in FLOATS.items()}
         lhs[name] = jf.quantize(lhs["float32"], activation_quantizer(WEIGHTS[name]))
-        if m > FEW and not self.run.is_full:
-            del lhs["float32"]  # slow
+        if self.is_brief(m):
+            del lhs["float32"]
         prepacked = jf.prepack(logical)
         orders = {"logical": logical}
-        if prepacked.layout and (self.run.is_full or m <= FEW):
+        if prepacked.layout and not self.is_brief(m):
             orders["prepacked"] = prepacked
         for order, w in orders.items():
             copies = self.copies(w, m)

@@ -70,7 +70,8 @@ def look(row: dict) -> tuple[str, dict]:
     if row["by"] != "jaxfp4":
         names = {"jnp": "jnp: dequantize, dot", "lax": "lax.scaled_dot"}
         return names[row["by"]], {"marker": {"jnp": "+", "lax": "1"}[row["by"]], "color": "black"}
-    if weights not in WEIGHT_MARKERS or not row["is_prepacked"]:
+    is_slow_order = row["section"] == "gemv" and not row["is_prepacked"]
+    if weights not in WEIGHT_MARKERS or is_slow_order:
         return "", {}
     color = LHS_COLORS.get(lhs, LHS_COLORS["codes"])
     return f"{lhs} x {weights}", {"marker": WEIGHT_MARKERS[weights], "color": color, "mfc": "none"}
