@@ -16,11 +16,13 @@ import time
 
 import jax
 import jax.numpy as jnp
+import shapes
 
 import jaxfp4 as jf
 from jaxfp4 import native
 
-LAYERS = {"qkv": (6144, 4096), "gate_up": (28672, 4096), "down": (4096, 14336)}
+LAYERS = [layer for layer in shapes.LLAMA if layer.name != "out"]
+TINY = shapes.Layer("tiny", "tiny", 256, 256)
 ROWS = (1, 4, 8, 16, 64, 256, 4096)
 FORMATS = {
     "nvfp4": jf.Quantizer(jf.nvfp4),
@@ -115,8 +117,7 @@ def amax(x):
 
 
 def bench_products(bench: Bench) -> None:
-    layers = {"tiny": (256, 256)} if bench.dry_run else LAYERS
-    for layer, (n, k) in layers.items():
+    for _, layer, n, k, _ in [TINY] if bench.dry_run else LAYERS:
         weights = [random_array(jax.random.key(i), (n, k), jnp.bfloat16) for i in range(4)]
         for m in (1, 16) if bench.dry_run else ROWS:
             x = random_array(jax.random.key(9), (m, k), jnp.bfloat16)

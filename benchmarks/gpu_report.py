@@ -7,14 +7,8 @@ import datetime
 import json
 import pathlib
 import re
-import subprocess
 
-
-def output_of(*command: str) -> str:
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
+from machine import commit, output_of
 
 
 def steps(parts: pathlib.Path) -> dict[str, dict[str, int]]:
@@ -35,7 +29,7 @@ def main() -> None:
     now = datetime.datetime.now(datetime.UTC)
     report = {
         "time": now.isoformat(timespec="seconds"),
-        "commit": output_of("git", "rev-parse", "HEAD"),
+        "commit": commit(),
         "gpu": output_of(
             "nvidia-smi", "--query-gpu=name,driver_version,compute_cap", "--format=csv,noheader"
         ),
