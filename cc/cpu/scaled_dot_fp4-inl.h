@@ -58,26 +58,21 @@ class Fp4Rows {
   }
 
  private:
-  // What the tile some way ahead will read: the streams are too many, or too fast, for the hardware
-  // alone. At the end of these rows that is the beginning of the next sixteen.
+  // As much as a tile reads, some way ahead in the order of memory. Rows in logical order would be
+  // sixteen streams: there it is part of the next sixteen rows, which wait in the second-level
+  // cache.
   JAXFP4_INLINE void Prefetch(int64_t k) const {
     constexpr int64_t kAhead = 8 * kTileDepth;
-    const int64_t tile_scales = kTileDepth / block_ * kLanes;
+    const uint8_t* codes = codes_[0] + k * 8;
     if (interleaved_) {
-      const uint8_t* codes = codes_[0] + (k + kAhead) * 8;
-      for (int64_t i = 0; i < kTileDepth * 8; i += 64) __builtin_prefetch(codes + i);
+      for (int i = 0; i < kTileDepth * 8; i += 64) __builtin_prefetch(codes + kAhead * 8 + i);
     } else {
-      const int64_t at = (k + kAhead) / 2;
-      const int64_t next = at < row_bytes_ ? at : at + 15 * row_bytes_;
-      for (int i = 0; i < kLanes; ++i) __builtin_prefetch(codes_[i] + next);
+      codes += kLanes * row_bytes_;
+      for (int i = 0; i < kTileDepth * 8; i += 64) __builtin_prefetch(codes + i, 0, 2);
     }
     const uint8_t* scales = scales_[0] + k / block_ * kLanes;
-    if (!interleaved_scales_) {
-      scales += kLanes * scale_row_bytes_;
-    } else {
-      scales += kAhead / block_ * kLanes;
-    }
-    for (int64_t i = 0; i < tile_scales; i += 64) __builtin_prefetch(scales + i);
+    scales += interleaved_scales_ ? kAhead / block_ * kLanes : kLanes * scale_row_bytes_;
+    for (int i = 0; i < kTileDepth / block_ * kLanes; i += 64) __builtin_prefetch(scales + i);
   }
 
   const uint8_t* TransposeCodes(int64_t k, int64_t size) {
@@ -89,7 +84,7 @@ class Fp4Rows {
         rows[i] = tail_[i];
       }
     }
-    TransposeWords(rows, codes_tile_, kLanes);
+    TransposeWords(rows, codes_tile_, [](int j) { return j * kLanes; });
     return reinterpret_cast<const uint8_t*>(codes_tile_);
   }
 
@@ -157,6 +152,7 @@ void PackFp4(const ScaledDotProblem& p, int64_t b, int64_t n, int64_t begin, int
 // that adds, 12 times the sum of a block of lhs, is where the sum starts from.
 
 constexpr int kCodeBias = 12;
+constexpr int64_t kIntChunk = 512;
 
 // The doubled values of e2m1 codes, plus `bias`, in the bytes of `nibbles` (0..15 each).
 template <int bias>
@@ -322,8 +318,6 @@ struct IntVectors {
       quads[2 * i + 1] = DoubledE2M1<kCodeBias>((c >> 4) & 0x0f0f0f0fu);
     }
   }
-  IntVectors() = default;
-
   JAXFP4_INLINE F MulAdd(const IntBlock<kBlock>& lhs, F scale, F sum) const {
     const U dot = DotBytes<kQuads>(U(static_cast<uint32_t>(lhs.correction)), quads, lhs.quads);
     return Lanes::MulAdd(Lanes::FromInt(dot) * F(lhs.scale), scale, sum);
@@ -341,6 +335,12 @@ struct IntScheme {
 #endif
   using Block = IntBlock<kBlock>;
   static constexpr int kQuads = kBlock / 4;
+#if defined(__AVX512VNNI__)
+  static constexpr int kStep = 1;  // all outputs side by side, since each is a chain
+#else
+  static constexpr int kStep = kQuads;
+#endif
+  static constexpr int64_t kChunk = kIntChunk;
   static constexpr int64_t kBlocks = kChunk / kBlock;
   static constexpr int64_t kRowBytes = kBlocks * sizeof(Block);
   static constexpr int64_t kPanelBlock = (kQuads + 1) * kVectors * kLanes;  // words
@@ -370,26 +370,41 @@ struct IntScheme {
   }
 
   template <int R>
-  static JAXFP4_INLINE void Dot(const ScaledDotProblem&, const uint8_t* lhs, const uint8_t* panel,
-                                int64_t size, F (&sum)[R][kVectors]) {
+  static JAXFP4_INLINE void Dot(const uint8_t* lhs, const uint8_t* panel, int64_t size,
+                                F (&sum)[R][kVectors]) {
     const Block* a = reinterpret_cast<const Block*>(lhs);
     const uint32_t* b = reinterpret_cast<const uint32_t*>(panel);
     for (int r = 0; r < R; ++r) {
       for (int j = 0; j < kVectors; ++j) sum[r][j] = Zero();
     }
     for (int64_t i = 0; i < size / kBlock; ++i, ++a, b += kPanelBlock) {
-      IntVectors<kBlock> v[kVectors];
-      F scale[kVectors];
-      for (int j = 0; j < kVectors; ++j) {
-        for (int q = 0; q < kQuads; ++q) {
-          v[j].quads[q] = LoadU32(b + (q * kVectors + j) * kLanes);
-        }
-        scale[j] = Lanes::Float(LoadU32(b + (kQuads * kVectors + j) * kLanes));
-      }
-#pragma GCC unroll 8
+      const uint8_t* next = lhs + R * kRowBytes + i * R * sizeof(Block);  // of the next rows
+      for (size_t at = 0; at < R * sizeof(Block); at += 64) __builtin_prefetch(next + at);
+      U dot[R][kVectors];
       for (int r = 0; r < R; ++r) {
         for (int j = 0; j < kVectors; ++j) {
-          sum[r][j] = v[j].MulAdd(a[r * kBlocks], scale[j], sum[r][j]);
+          dot[r][j] = U(static_cast<uint32_t>(a[r * kBlocks].correction));
+        }
+      }
+#pragma GCC unroll 8
+      for (int q = 0; q < kQuads; q += kStep) {
+        U v[kVectors][kStep];
+        for (int s = 0; s < kStep; ++s) {
+          for (int j = 0; j < kVectors; ++j) v[j][s] = LoadU32(b + ((q + s) * kVectors + j) * kLanes);
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) {
+          for (int j = 0; j < kVectors; ++j) {
+            dot[r][j] = DotBytes<kStep>(dot[r][j], v[j], a[r * kBlocks].quads + q);
+          }
+        }
+      }
+      for (int j = 0; j < kVectors; ++j) {
+        const F scale = Lanes::Float(LoadU32(b + (kQuads * kVectors + j) * kLanes));
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) {
+          const F scaled = Lanes::FromInt(dot[r][j]) * F(a[r * kBlocks].scale);
+          sum[r][j] = Lanes::MulAdd(scaled, scale, sum[r][j]);
         }
       }
     }

@@ -4,6 +4,7 @@
 // An output is a sum over chunks of sums within chunks, in this order whatever its neighbours are:
 // it depends on its row of lhs and its row of rhs alone. A scheme says what a chunk is made of:
 //   kRows, kVectors      outputs of the micro-kernel: rows (a power of two) by vectors of 16
+//   kChunk               most depth of a chunk
 //   kRowBytes            of a chunk of a row of lhs
 //   kPanelBytes          of a chunk of kVectors * 16 rows of rhs
 //   kUnit                what sums must be multiplied by
@@ -26,14 +27,14 @@ constexpr int64_t kWindowBytes = int64_t{32} << 20;
 // The end of the chunk that starts at k: chunks do not cross blocks of float32 scales.
 class Chunks {
  public:
-  explicit Chunks(const ScaledDotProblem& p) : depth_(p.depth), step_(p.depth) {
+  Chunks(const ScaledDotProblem& p, int64_t most) : depth_(p.depth), step_(p.depth), most_(most) {
     Limit(p.lhs);
     Limit(p.rhs);
   }
   bool blocked() const { return blocked_; }
-  int64_t End(int64_t k) const { return Min64(k + kChunk, Min64(depth_, (k / step_ + 1) * step_)); }
+  int64_t End(int64_t k) const { return Min64(k + most_, Min64(depth_, (k / step_ + 1) * step_)); }
   int64_t Count() const {
-    return depth_ / step_ * CeilDiv(step_, kChunk) + CeilDiv(depth_ % step_, kChunk);
+    return depth_ / step_ * CeilDiv(step_, most_) + CeilDiv(depth_ % step_, most_);
   }
 
  private:
@@ -49,7 +50,7 @@ class Chunks {
     blocked_ = true;
   }
 
-  int64_t depth_, step_;
+  int64_t depth_, step_, most_;
   bool blocked_ = false;
 };
 
@@ -108,7 +109,7 @@ class Gemm {
       : p_(p),
         parallel_(parallel),
         scheme_(scheme),
-        chunks_(p),
+        chunks_(p, Scheme::kChunk),
         row_bytes_(chunks_.Count() * Scheme::kRowBytes) {}
 
   void Run() {
@@ -130,20 +131,7 @@ class Gemm {
  private:
   static constexpr int64_t kWidth = Scheme::kVectors * kLanes;
 
-  // Rows are decoded in groups of kRows, the last ones in smaller powers of two; a group is
-  // [chunk][row][kRowBytes].
-  struct RowGroup {
-    int64_t begin, size;
-  };
-  RowGroup GroupOf(int64_t r) const {
-    RowGroup group = {r / Scheme::kRows * Scheme::kRows, Scheme::kRows};
-    while (true) {
-      while (group.begin + group.size > window_.rows()) group.size /= 2;
-      if (r < group.begin + group.size) return group;
-      group.begin += group.size;
-    }
-  }
-
+  // The decoded lhs is [entry][chunk][row][kRowBytes]: one stream for each panel that passes over.
   void PackLhs() {
     const int64_t rows = window_.rows();
     const int64_t n = (window_.batch_end - window_.batch_begin) * rows;
@@ -154,17 +142,17 @@ class Gemm {
 
   void PackLhsRow(int64_t entry, int64_t r) const {
     const int64_t row = (window_.batch_begin + entry) * p_.rows + window_.row_begin + r;
-    const RowGroup group = GroupOf(r);
-    uint8_t* to = Lhs(entry, group.begin) + (r - group.begin) * Scheme::kRowBytes;
-    for (int64_t k = 0; k < p_.depth; to += group.size * Scheme::kRowBytes) {
+    int64_t chunk = 0;
+    for (int64_t k = 0; k < p_.depth; ++chunk) {
       const int64_t end = chunks_.End(k);
-      scheme_.PackRow(p_, row, k, end, to);
+      scheme_.PackRow(p_, row, k, end, Lhs(entry, chunk, r));
       k = end;
     }
   }
 
-  uint8_t* Lhs(int64_t entry, int64_t r) const {
-    return lhs_ + (entry * window_.rows() + r) * row_bytes_;
+  uint8_t* Lhs(int64_t entry, int64_t chunk, int64_t r) const {
+    const int64_t rows = window_.rows();
+    return lhs_ + entry * rows * row_bytes_ + (chunk * rows + r) * Scheme::kRowBytes;
   }
 
   // An item is a slice of the rows of one batch entry by kWidth columns.
@@ -205,12 +193,9 @@ class Gemm {
       for (int j = 0; j < vectors; ++j) scheme_.PackVector(p_, b, n + j * kLanes, k, end, panel, j);
       if (chunks_.blocked()) RhsScales(b, n, k, rhs_scale);
       for (int64_t r = row_begin; r < row_end;) {
-        const int64_t size = GroupOf(r).size;
-        const uint8_t* lhs = Lhs(entry, r) + chunk * size * Scheme::kRowBytes;
         float* to = sums + (r - row_begin) * kWidth;
         const int64_t row = b * p_.rows + window_.row_begin + r;
-        AddChunk(size, {lhs, panel, to, rhs_scale, row, k, end});
-        r += size;
+        r += AddChunk(row_end - r, {Lhs(entry, chunk, r), panel, to, rhs_scale, row, k, end});
       }
       k = end;
     }
@@ -238,13 +223,15 @@ class Gemm {
     int64_t row, begin, end;
   };
 
+  // Of the first kRows of `rows` rows, or the next smaller power of two; returns how many.
   template <int R = Scheme::kRows>
-  void AddChunk(int64_t rows, const Tile& t) const {
+  int AddChunk(int64_t rows, const Tile& t) const {
     if constexpr (R > 1) {
       if (rows < R) return AddChunk<R / 2>(rows, t);
     }
     F sum[R][Scheme::kVectors];
-    Scheme::template Dot<R>(p_, t.lhs, t.panel, t.end - t.begin, sum);
+    for (int64_t i = 0; i < R * kWidth; i += kLanes) __builtin_prefetch(t.sums + i);
+    Scheme::template Dot<R>(t.lhs, t.panel, t.end - t.begin, sum);
     for (int r = 0; r < R; ++r) {
       const float lhs_scale =
           HasOuterBlocks(p_.lhs) ? OuterScale(p_.lhs, t.row + r, t.begin) : 1.0f;
@@ -255,6 +242,7 @@ class Gemm {
         StoreF32(t.begin == 0 ? total : LoadF32(to) + total, to);
       }
     }
+    return R;
   }
 
   const ScaledDotProblem& p_;
@@ -270,8 +258,17 @@ class Gemm {
 
 struct Float32 {
   static constexpr int kPerWord = 1;
+#if defined(__AVX512F__)
+  static constexpr int64_t kChunk = 128;  // a panel of three vectors takes half of the cache
+#else
+  static constexpr int64_t kChunk = 256;
+#endif
   static JAXFP4_INLINE F Dot(F a, F b, F sum) { return Lanes::MulAdd(a, b, sum); }
   static JAXFP4_INLINE U Word(F even, F) { return Lanes::Bits(even); }
+  template <class Scale>
+  static JAXFP4_INLINE F Times(F word, const Scale& scale) {
+    return scale.Times(word);
+  }
   static void Pack(const float* x, int64_t size, uint32_t* words) {
     memcpy(words, x, static_cast<size_t>(size) * sizeof(float));
   }
@@ -281,12 +278,19 @@ struct Float32 {
 // For operands that bfloat16 holds exactly.
 struct BFloat16 {
   static constexpr int kPerWord = 2;
+  static constexpr int64_t kChunk = 256;
   static JAXFP4_INLINE F Dot(F a, F b, F sum) {
     return _mm512_dpbf16_ps(sum.v, (__m512bh)a.v, (__m512bh)b.v);
   }
   static JAXFP4_INLINE U Word(F even, F odd) {
     return _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(Lanes::Bits(even).v, 16),
                                    Lanes::Bits(odd).v);
+  }
+  template <class Scale>
+  static JAXFP4_INLINE F Times(F word, const Scale& scale) {
+    const U bits = Lanes::Bits(word);
+    return Lanes::Float(Word(scale.Times(Lanes::Float(bits << 16)),
+                             scale.Times(Lanes::Float(bits & 0xffff0000u))));
   }
   static void Pack(const float* x, int64_t size, uint32_t* words) {
     for (int64_t k = 0; k < size; k += 2 * kLanes) {
@@ -303,8 +307,8 @@ struct BFloat16 {
 template <class Math>
 void PackAny(const ScaledDotProblem& p, int64_t b, int64_t n, int64_t begin, int64_t end,
              uint32_t* panel, int64_t stride) {
-  constexpr int64_t kWords = kChunk / Math::kPerWord;
-  alignas(64) float row[kChunk];
+  constexpr int64_t kWords = Math::kChunk / Math::kPerWord;
+  alignas(64) float row[Math::kChunk];
   alignas(64) uint32_t words[kLanes * kWords];
   const int64_t size = RoundUp(end - begin, 2 * kLanes);
   for (int i = 0; i < kLanes; ++i) {
@@ -316,7 +320,7 @@ void PackAny(const ScaledDotProblem& p, int64_t b, int64_t n, int64_t begin, int
   for (int64_t w = 0; w < size / Math::kPerWord; w += kLanes) {
     const void* rows[kLanes];
     for (int i = 0; i < kLanes; ++i) rows[i] = words + i * kWords + w;
-    TransposeWords(rows, panel + w * stride, stride);
+    TransposeWords(rows, panel + w * stride, [=](int j) { return j * stride; });
   }
 }
 
@@ -331,6 +335,7 @@ struct FloatScheme {
 #else
   static constexpr int kRows = 4, kVectors = 1;
 #endif
+  static constexpr int64_t kChunk = Math::kChunk;
   static constexpr int64_t kWords = kChunk / Math::kPerWord;
   static constexpr int64_t kRowBytes = kWords * 4;
   static constexpr int64_t kPanelBytes = kWords * kVectors * 64;
@@ -351,8 +356,8 @@ struct FloatScheme {
   }
 
   template <int R>
-  static JAXFP4_INLINE void Dot(const ScaledDotProblem&, const uint8_t* lhs, const uint8_t* panel,
-                                int64_t size, F (&sum)[R][kVectors]) {
+  static JAXFP4_INLINE void Dot(const uint8_t* lhs, const uint8_t* panel, int64_t size,
+                                F (&sum)[R][kVectors]) {
     const uint32_t* a = reinterpret_cast<const uint32_t*>(lhs);
     const uint32_t* b = reinterpret_cast<const uint32_t*>(panel);
     for (int r = 0; r < R; ++r) {
@@ -360,6 +365,7 @@ struct FloatScheme {
     }
     const int64_t words = CeilDiv(size, Math::kPerWord);
     for (int64_t w = 0; w < words; ++w, b += kVectors * kLanes) {
+      __builtin_prefetch(lhs + R * kRowBytes + w * R * 4);  // the next rows
       F v[kVectors];
       for (int j = 0; j < kVectors; ++j) v[j] = Lanes::Float(LoadU32(b + j * kLanes));
 #pragma GCC unroll 8

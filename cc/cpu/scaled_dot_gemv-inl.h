@@ -52,8 +52,8 @@ class Gemv {
     const uint8_t* x[R];
     for (int r = 0; r < R; ++r) x[r] = lhs_ + (row + r) * row_bytes_;
     F total[R];
-    for (int64_t k = 0; k < p_.depth; k += kChunk) {
-      const int64_t end = Min64(k + kChunk, p_.depth);
+    for (int64_t k = 0; k < p_.depth; k += Scheme::kChunk) {
+      const int64_t end = Min64(k + Scheme::kChunk, p_.depth);
       F sum[R];
       for (int r = 0; r < R; ++r) sum[r] = Zero();
       for (int64_t t = k; t < end; t += kTileDepth) {
@@ -114,6 +114,7 @@ struct Words<BFloat16> {
 template <class Math, ScaleType kType>
 struct FloatGemv {
   static constexpr int kBlock = BlockOf(kType);
+  static constexpr int64_t kChunk = Math::kChunk;
   static constexpr float kUnit = 1.0f;
   static int64_t RowBytes(int64_t depth) {
     return RoundUp(depth, 2 * kLanes) / Math::kPerWord * 4;
@@ -136,22 +137,22 @@ struct FloatGemv {
     const uint32_t* codes = reinterpret_cast<const uint32_t*>(tile.codes);
     for (int64_t i = 0; i < size / kBlock; ++i) {
       const Scale16<kType> scale(tile.scales + i * kLanes);
-      F block[R];
-      for (int r = 0; r < R; ++r) block[r] = Zero();
+      F block[R][2];  // two chains of sums
+      for (int r = 0; r < R; ++r) block[r][0] = block[r][1] = Zero();
 #pragma GCC unroll 4
       for (int j = 0; j < kBlock / 8; ++j, codes += kLanes) {
-        const U c = LoadU32(codes);
+        const U c = Held(LoadU32(codes));
 #pragma GCC unroll 8
         for (int w = 0; w < kWords; ++w) {
           const F v = Words<Math>::Values(c, w);
           for (int r = 0; r < R; ++r) {
             const uint32_t* word = reinterpret_cast<const uint32_t*>(x[r]) + j * kWords + w;
-            block[r] = Math::Dot(Lanes::Float(U(*word)), v, block[r]);
+            block[r][w % 2] = Math::Dot(Lanes::Float(U(*word)), v, block[r][w % 2]);
           }
         }
       }
       for (int r = 0; r < R; ++r) {
-        sum[r] = scale.MulAdd(block[r], sum[r]);
+        sum[r] = scale.MulAdd(block[r][0] + block[r][1], sum[r]);
         x[r] += kBlock / Math::kPerWord * 4;
       }
     }
@@ -161,6 +162,7 @@ struct FloatGemv {
 template <ScaleType kType>
 struct IntGemv {
   static constexpr int kBlock = BlockOf(kType);
+  static constexpr int64_t kChunk = kIntChunk;
   static constexpr float kUnit = IntegerUnit(kType);
   using Block = IntBlock<kBlock>;
   static int64_t RowBytes(int64_t depth) { return depth / kBlock * sizeof(Block); }

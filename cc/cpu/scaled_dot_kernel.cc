@@ -41,9 +41,7 @@ void RunFp4(const ScaledDotProblem& p, Parallel& parallel) {
 
 template <class Math>
 void RunAny(const ScaledDotProblem& p, Parallel& parallel) {
-  if constexpr (kFewRows > 0) {
-    if (p.rows <= kFewRows && Streams(p)) return RunStream<Math>(p, parallel);
-  }
+  if (HasGroups(p)) return RunGroups<Math>(p, parallel, kFewRows);
   Gemm<FloatScheme<Math>>(p, parallel, {PackAny<Math>}).Run();
 }
 

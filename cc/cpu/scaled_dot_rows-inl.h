@@ -9,9 +9,6 @@
 namespace jaxfp4::JAXFP4_TARGET {
 namespace {
 
-// Sums are sums over chunks of the depth of sums within chunks.
-constexpr int64_t kChunk = 256;
-
 constexpr int64_t Min64(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv(a, b) * b; }
@@ -95,11 +92,11 @@ JAXFP4_INLINE F LoadE5M2(const uint8_t* codes) {
 JAXFP4_INLINE F LoadE4M3(const uint8_t* codes) {
   const __m256i wide =
       _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
-  const __m256i magnitude = _mm256_and_si256(_mm256_slli_epi16(wide, 7), _mm256_set1_epi16(0x3f80));
-  const __m256i nan = _mm256_cmpeq_epi16(magnitude, _mm256_set1_epi16(0x3f80));
-  const __m256i sign = _mm256_and_si256(wide, _mm256_set1_epi16(-0x8000));
+  const __m256i bits = _mm256_slli_epi16(wide, 7);  // the sign twice, and seven more
+  // The lower sign becomes zero, or one if a magnitude of ones carries into it: that is NaN.
+  const __m256i carry = _mm256_add_epi16(bits, _mm256_set1_epi16(0x80));
   const __m256i half =
-      _mm256_or_si256(_mm256_or_si256(magnitude, sign), _mm256_srli_epi16(nan, 1));
+      _mm256_xor_si256(bits, _mm256_and_si256(carry, _mm256_set1_epi16(0x4000)));
   return HalfToFloat(half) * F(256.0f);
 }
 #endif

@@ -42,20 +42,21 @@ JAXFP4_INLINE void Transpose16(__m512i r[16]) {
 }
 #endif
 
-// Word j of row i, which starts at rows[i], becomes word i of out + j * stride, for j < 16.
-JAXFP4_INLINE void TransposeWords(const void* const rows[16], uint32_t* out, int64_t stride) {
+// Word j of row i, which starts at rows[i], becomes word i of out + to(j), for j < 16.
+template <class To>
+JAXFP4_INLINE void TransposeWords(const void* const rows[16], uint32_t* out, const To& to) {
 #if defined(__AVX512F__)
   __m512i r[16];
 #pragma GCC unroll 16
   for (int i = 0; i < 16; ++i) r[i] = _mm512_loadu_si512(rows[i]);
   Transpose16(r);
 #pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) _mm512_storeu_si512(out + i * stride, r[i]);
+  for (int i = 0; i < 16; ++i) _mm512_storeu_si512(out + to(i), r[i]);
 #else
   for (int i = 0; i < 16; ++i) {
     uint32_t words[16];
     memcpy(words, rows[i], sizeof(words));
-    for (int j = 0; j < 16; ++j) out[j * stride + i] = words[j];
+    for (int j = 0; j < 16; ++j) out[to(j) + i] = words[j];
   }
 #endif
 }

@@ -54,6 +54,12 @@ struct Lanes {
   static JAXFP4_INLINE bool Any(M m) { return m != 0; }
 };
 
+// Keeps x in a register: compilers would rather load it again at each use.
+JAXFP4_INLINE Lanes::U Held(Lanes::U x) {
+  asm("" : "+v"(x.v));
+  return x;
+}
+
 JAXFP4_INLINE Lanes::F LoadF32(const float* p) { return _mm512_loadu_ps(p); }
 JAXFP4_INLINE void StoreF32(Lanes::F x, float* p) { _mm512_storeu_ps(p, x.v); }
 JAXFP4_INLINE Lanes::U LoadU32(const uint32_t* p) { return _mm512_loadu_si512(p); }

@@ -90,6 +90,8 @@ struct Lanes {
   }
 };
 
+JAXFP4_INLINE Lanes::U Held(Lanes::U x) { return x; }
+
 // ---- memory: a vector type of the right width copied in or out, then converted
 
 template <class T>

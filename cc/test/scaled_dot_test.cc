@@ -201,15 +201,15 @@ Exact ExactDot(const Operand& lhs, const Operand& rhs, int64_t b, int64_t m, int
 
 bool IsFP4(const Operand& x) { return x.spec.coded && x.spec.format.element == Element::kE2M1; }
 
-// (K / block) 2^-23 sum |terms| where block sums are exact, else what partial sums of 16 would
-// have.
+// Times sum |terms|. Of two operands of one FP4 format, products of blocks are exact, so K / block
+// of them take K / block - 1 roundings of 2^-24, and the global scales two more: K / block * 2^-23
+// is enough. Others are allowed what partial sums of 16 would have.
 double Tolerance(const Operand& lhs, const Operand& rhs) {
-  int64_t block = 16;
-  if (IsFP4(lhs) && IsFP4(rhs)) {
-    block = std::min(lhs.spec.format.block_cols, rhs.spec.format.block_cols);
-    if (block == 0) block = 16;
-  }
-  return static_cast<double>(lhs.depth / block + 2) * std::ldexp(1.0, -23);
+  const ScaleType type = lhs.spec.format.scale_type;
+  const bool exact = IsFP4(lhs) && IsFP4(rhs) && type != ScaleType::kFloat32 &&
+                     type == rhs.spec.format.scale_type;
+  const int64_t terms = exact ? lhs.depth / lhs.spec.format.block_cols : lhs.depth / 16 + 2;
+  return static_cast<double>(terms) * std::ldexp(1.0, -23);
 }
 
 std::vector<Exact> ExactDots(const Operand& lhs, const Operand& rhs) {
