@@ -83,6 +83,16 @@ def use_backend(backend: str) -> Iterator[None]:
         _current.reset(token)
 
 
+@contextlib.contextmanager
+def lowering_for(backend: str) -> Iterator[None]:
+    """The back end of a call in force while its reference is traced, long after the call was."""
+    token = _current.set(backend)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
 # ------------------------------------------------------------------ the choice
 
 

@@ -15,9 +15,10 @@ from jax import lax
 from jaxfp4.array import ScaledArray
 from jaxfp4.errors import DtypeError, ShapeError, describe
 from jaxfp4.ops import _blocks
-from jaxfp4.ops._op import varying_axes
+from jaxfp4.ops._op import explicit_sharding, varying_axes
 from jaxfp4.ops.hadamard import hadamard as _hadamard_op
 from jaxfp4.ops.scaled_dot import scaled_dot as _scaled_dot_op
+from jaxfp4.ops.scaled_dot_transposed import scaled_dot_transposed
 from jaxfp4.quantizer import (
     Quantizer,
     dequantize,
@@ -379,8 +380,8 @@ def _backward(static: _StaticDot, residuals, ct):
     a, b, qb, (mask_a, mask_b), like_a, like_b, recipe, words = residuals
     if words is not None:
         words = words ^ jnp.uint32(0x9E3779B9)
-    da = _dgrad(ct, like_b.decode(b), qb, recipe.dgrad, words, like_a, static)
-    db = _wgrad(ct, like_a.decode(a), recipe.wgrad, words, like_b, static)
+    da = _dgrad(ct, b, qb, recipe.dgrad, words, like_a, like_b, static)
+    db = _wgrad(ct, a, recipe.wgrad, words, like_b, like_a, static)
     return like_a.finish(da, mask_a), like_b.finish(db, mask_b), None, None
 
 
@@ -413,34 +414,64 @@ def _float_dot(a, b, dtype, precision, out_sharding=None) -> jax.Array:
     )  # fmt: skip
 
 
-def _dgrad(ct, b, qb, gemm: Gemm, words, like: GradientOf, static: _StaticDot) -> jax.Array:
+def _dgrad(
+    ct, b, qb, gemm: Gemm, words, like: GradientOf, like_b: GradientOf, static: _StaticDot
+) -> jax.Array:
     """``da[m, k] = Σ_n ct[m, n] b[n, k]``."""
     if not gemm.is_quantized:
-        batch = tuple(range(b.ndim - 2))
-        return lax.dot_general(
-            ct, b, (((ct.ndim - 1,), (b.ndim - 2,)), (batch, batch)),
-            precision=static.precision, preferred_element_type=like.dtype,
-            out_sharding=like.explicit_sharding,
-        )  # fmt: skip
+        return _row_product(ct, b, b.ndim - 2, False, like, static)
     if qb is not None and gemm.rhs is not None:
         left = ct if gemm.lhs is None else quantize_operand(ct, gemm.lhs, words)
         return scaled_dot(left, transpose_blocks(qb), preferred_element_type=like.dtype)
-    return _product(ct, jnp.swapaxes(b, -1, -2), gemm, words, static.to(like.dtype))[0]
+    b = jnp.swapaxes(like_b.decode(b), -1, -2)
+    return _product(ct, b, gemm, words, static.to(like.dtype))[0]
 
 
-def _wgrad(ct, a, gemm: Gemm, words, like: GradientOf, static: _StaticDot) -> jax.Array:
+def _wgrad(
+    ct, a, gemm: Gemm, words, like: GradientOf, like_a: GradientOf, static: _StaticDot
+) -> jax.Array:
     """``db[n, k] = Σ_m ct[m, n] a[m, k]``, summed over all free axes of a."""
-    batch = tuple(range(len(like.shape) - 2))
-    rows = tuple(range(len(batch), a.ndim - 1))
+    batch = len(like.shape) - 2
     if not gemm.is_quantized:
-        return lax.dot_general(
-            ct, a, ((rows, rows), (batch, batch)),
-            precision=static.precision, preferred_element_type=like.dtype,
-            out_sharding=like.explicit_sharding,
-        )  # fmt: skip
-    ct, a = (jnp.swapaxes(_one_row_axis(x, len(batch)), -1, -2) for x in (ct, a))
+        return _row_product(ct, a, batch, True, like, static)
+    ct, a = (jnp.swapaxes(_one_row_axis(x, batch), -1, -2) for x in (ct, like_a.decode(a)))
     swapped = Gemm(lhs=gemm.rhs, rhs=gemm.lhs)  # the recipe names x first, the product dy
     return _product(ct, a, swapped, words, static.to(like.dtype))[0]
+
+
+def _row_product(
+    ct, x, batch: int, contracted_first: bool, like: GradientOf, static: _StaticDot
+) -> jax.Array:
+    """ct times x, ``[batch..., rows..., K]``, summed over rows: ct's first axes or its last."""
+    if isinstance(x, ScaledArray):
+        return _packed_row_product(ct, x, batch, contracted_first, like, static)
+    rows = tuple(range(batch, x.ndim - 1))
+    first = batch if contracted_first else ct.ndim - len(rows)
+    lead = tuple(range(batch))
+    return lax.dot_general(
+        ct, x, ((tuple(range(first, first + len(rows))), rows), (lead, lead)),
+        precision=static.precision, preferred_element_type=like.dtype,
+        out_sharding=like.explicit_sharding,
+    )  # fmt: skip
+
+
+def _packed_row_product(
+    ct, q: ScaledArray, batch: int, contracted_first: bool, like: GradientOf, static: _StaticDot
+) -> jax.Array:
+    q = unpack(q)
+    data, scale, g = q.data, q.scale, q.global_scale
+    if data.ndim == batch + 1:  # a vector
+        data, scale, ct = data[..., None, :], scale[..., None, :], jnp.expand_dims(ct, batch)
+    if g.ndim > batch:  # scales that the sum is over
+        ct, g = ct * g.reshape(*g.shape, *(1,) * (ct.ndim - g.ndim)), jnp.ones((), jnp.float32)
+    y = scaled_dot_transposed(
+        ct, (data, scale, g), q.format, q.block_shape,
+        like.dtype if q.hadamard is None else jnp.float32,
+        batch=batch, contracted_first=contracted_first, precision=static.precision,
+    )  # fmt: skip
+    if q.hadamard is not None:
+        y = _hadamard_op(y, jnp.asarray(q.hadamard.signs()), inverse=True)
+    return y if y.shape[-1] == q.size else y[..., : q.size]
 
 
 def _one_row_axis(x: jax.Array, batch: int) -> jax.Array:
@@ -468,12 +499,9 @@ class GradientOf:
     """What the gradient of an operand must look like: static facts, carried as a leafless tree."""
 
     def __init__(self, x: jax.Array):
-        kind = jax.typeof(x)
         self.shape, self.dtype = x.shape, np.dtype(x.dtype)
         self.varying = varying_axes(x)
-        mesh = kind.sharding.mesh
-        explicit = not mesh.empty and mesh.are_all_axes_explicit
-        self.explicit_sharding = kind.sharding if explicit else None
+        self.explicit_sharding = explicit_sharding(jax.typeof(x))
 
     def decode(self, x: jax.Array | ScaledArray) -> jax.Array:
         """The operand itself, from what was kept of it."""
@@ -484,7 +512,9 @@ class GradientOf:
         if mask is not None:
             grad = jnp.where(mask, grad, 0)
         over = tuple(sorted(varying_axes(grad) - self.varying))
-        return lax.psum(grad, over) if over else grad
+        grad = lax.psum(grad, over) if over else grad
+        sharding = self.explicit_sharding
+        return grad if sharding is None else jax.sharding.reshard(grad, sharding)
 
     def _key(self):
         return self.shape, self.dtype, self.varying, self.explicit_sharding

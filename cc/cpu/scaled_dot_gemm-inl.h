@@ -8,11 +8,13 @@
 //   kPanelBytes          of a chunk of kVectors * 16 rows of rhs
 //   kUnit                what sums must be multiplied by
 //   PackRow, PackVector  decode a chunk of a row of lhs, of 16 rows of rhs
+//   kTakesFloats         whether lhs may be floats, and transposed; PackColumns decodes it then
 //   Dot<R>               sums of a chunk for R rows
 // Included by scaled_dot_kernel.cc only.
 #pragma once
 
 #include "cc/cpu/parallel.h"
+#include "cc/cpu/scaled_dot_columns-inl.h"
 #include "cc/cpu/scaled_dot_rows-inl.h"
 #include "cc/cpu/scaled_dot_transpose-inl.h"
 
@@ -145,10 +147,20 @@ class Gemm {
   }
 
   void PackLhs() {
-    const int64_t rows = window_.rows();
-    const int64_t n = (window_.batch_end - window_.batch_begin) * rows;
-    parallel_.For(n, Grain(p_.depth), [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) PackLhsRow(i / rows, i % rows);
+    const int64_t together = p_.lhs.transposed ? kLanes : 1;
+    const int64_t items = CeilDiv(window_.rows(), together);
+    const int64_t n = (window_.batch_end - window_.batch_begin) * items;
+    parallel_.For(n, Grain(together * p_.depth), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t entry = i / items, r = i % items * together;
+        if constexpr (Scheme::kTakesFloats) {
+          if (p_.lhs.transposed) {
+            PackLhsColumns(entry, r, Min64(r + kLanes, window_.rows()));
+            continue;
+          }
+        }
+        PackLhsRow(entry, r);
+      }
     });
   }
 
@@ -159,6 +171,23 @@ class Gemm {
     for (int64_t k = 0; k < p_.depth; to += group.size * Scheme::kRowBytes) {
       const int64_t end = chunks_.End(k);
       scheme_.PackRow(p_, row, k, end, to);
+      k = end;
+    }
+  }
+
+  // Rows [r, r_end) of a lhs that has them as columns.
+  void PackLhsColumns(int64_t entry, int64_t r, int64_t r_end) const {
+    const int64_t row = (window_.batch_begin + entry) * p_.rows + window_.row_begin + r;
+    int64_t chunk = 0;
+    for (int64_t k = 0; k < p_.depth; ++chunk) {
+      const int64_t end = chunks_.End(k);
+      uint8_t* to[kLanes];
+      for (int64_t i = r; i < r_end; ++i) {
+        const RowGroup group = GroupOf(i);
+        to[i - r] = Lhs(entry, group.begin) +
+                    (chunk * group.size + i - group.begin) * Scheme::kRowBytes;
+      }
+      scheme_.PackColumns(p_, row, r_end - r, k, end, to);
       k = end;
     }
   }
@@ -336,12 +365,23 @@ struct FloatScheme {
   static constexpr int64_t kPanelBytes = kWords * kVectors * 64;
 
   static constexpr float kUnit = 1.0f;
+  static constexpr bool kTakesFloats = true;
 
   static void PackRow(const ScaledDotProblem& p, int64_t row, int64_t begin, int64_t end,
                       uint8_t* to) {
     alignas(64) float x[kChunk];
     DecodeRow(p.lhs, row, p.depth, begin, end, x);
     Math::Pack(x, RoundUp(end - begin, 2 * kLanes), reinterpret_cast<uint32_t*>(to));
+  }
+
+  static void PackColumns(const ScaledDotProblem& p, int64_t row, int64_t count, int64_t begin,
+                          int64_t end, uint8_t* const* to) {
+    alignas(64) float x[kLanes * kChunk];
+    DecodeColumns(p, row, count, begin, end, x);
+    const int64_t size = RoundUp(end - begin, 2 * kLanes);
+    for (int64_t i = 0; i < count; ++i) {
+      Math::Pack(x + i * kChunk, size, reinterpret_cast<uint32_t*>(to[i]));
+    }
   }
 
   void PackVector(const ScaledDotProblem& p, int64_t b, int64_t n, int64_t begin, int64_t end,

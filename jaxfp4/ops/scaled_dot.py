@@ -15,8 +15,9 @@ from jaxfp4.errors import ShapeError, describe
 from jaxfp4.formats import BlockShape, Format
 from jaxfp4.ops import _blocks
 from jaxfp4.ops._factors import Axes, Factors
-from jaxfp4.ops._op import Op, batch_leading
-from jaxfp4.ops.dequantize_blocks import check_codes, dequantize_blocks, values_shape
+from jaxfp4.ops._op import Op, batch_leading, explicit_sharding
+from jaxfp4.ops.dequantize_blocks import check_codes, values_shape
+from jaxfp4.ops.scaled_dot_transposed import scaled_dot_transposed
 from jaxfp4.reference import dot as reference
 from jaxfp4.reference import layout
 
@@ -236,19 +237,12 @@ def _transpose(cotangents, lhs, lhs_scale, lhs_global, rhs, rhs_scale, rhs_globa
     rest = (None,) * 5
     if isinstance(ct, ad.Zero):
         return ad.Zero(lhs.aval), *rest
-    format, block = params["rhs_spec"]
     rhs, rhs_scale = _logical(rhs, rhs_scale, params["rhs_spec"], params["rhs_layout"])
-    weights = dequantize_blocks(rhs, rhs_scale, rhs_global, ct.dtype, format, block)
-    batch = tuple(range(rhs.ndim - 2))
-    sharding = lhs.aval.sharding
-    explicit = not sharding.mesh.empty and sharding.mesh.are_all_axes_explicit
-    grad = lax.dot_general(
-        ct,
-        weights,
-        (((ct.ndim - 1,), (rhs.ndim - 2,)), (batch, batch)),
-        preferred_element_type=lhs.aval.dtype,
-        out_sharding=sharding if explicit else None,
+    grad = scaled_dot_transposed(
+        ct, (rhs, rhs_scale, rhs_global), *params["rhs_spec"], lhs.aval.dtype, batch=rhs.ndim - 2
     )
+    sharding = explicit_sharding(lhs.aval)
+    grad = grad if sharding is None else jax.sharding.reshard(grad, sharding)
     return grad, *rest
 
 
