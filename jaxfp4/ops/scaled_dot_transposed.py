@@ -46,12 +46,12 @@ def _results(
     split = batch + len(contracted) if contracted_first else len(lhs.shape) - len(contracted)
     free = lhs.shape[split:] if contracted_first else lhs.shape[batch:split]
     same = lhs.shape[batch:split] if contracted_first else lhs.shape[split:]
-    if lhs.shape[:batch] != data.shape[:batch] or same != contracted or not contracted or not free:
+    if lhs.shape[:batch] != data.shape[:batch] or same != contracted or not contracted:
         place = "first" if contracted_first else "last"
         raise ShapeError(
             f"scaled_dot_transposed: lhs of shape {lhs.shape} does not contract with the rows "
             f"{contracted} of rhs {describe(data)}: they must be its {place} axes after "
-            f"{batch} batch axes, beside free ones"
+            f"{batch} batch axes"
         )
     g = global_scale
     if g.dtype != jnp.float32 or tuple(g.shape) != tuple(data.shape[: min(batch, len(g.shape))]):
