@@ -113,6 +113,11 @@ def use_native(name: str, platform: str, backend: str) -> bool:
     return not missing
 
 
+def has_kernel(name: str, platform: str) -> bool:
+    """Whether the back end in force serves an operation with a kernel on a platform."""
+    return current_backend() != "reference" and not _why_not_native(name, platform)
+
+
 def _why_not_native(name: str, platform: str) -> str:
     if f"jaxfp4_{name}_v1" in native.targets(platform):
         return ""

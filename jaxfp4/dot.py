@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxfp4.array import ScaledArray
+from jaxfp4.array import ScaledArray, unpack
 from jaxfp4.errors import DtypeError, ShapeError, describe
 from jaxfp4.ops import _blocks
 from jaxfp4.ops._op import explicit_sharding, varying_axes
@@ -25,7 +25,6 @@ from jaxfp4.quantizer import (
     quantize,
     straight_through_mask,
     transpose_blocks,
-    unpack,
 )
 from jaxfp4.recipes import Gemm, Recipe
 from jaxfp4.reference import random
@@ -112,6 +111,7 @@ def _scaled_dot(a: jax.Array | ScaledArray, b: ScaledArray, dtype: np.dtype) -> 
     if isinstance(a, ScaledArray):
         a = unpack(a)
         depth = max(_stored_depth(a), _stored_depth(b))
+        b = b if _stored_depth(b) == depth else unpack(b)
         vector = a.ndim == batch + 1
         lhs = _pad_codes(a, depth)
         spec = (a.format, a.block_shape)
@@ -140,7 +140,6 @@ def _pad_codes(q: ScaledArray, depth: int) -> tuple[jax.Array, jax.Array, jax.Ar
     missing = depth - _stored_depth(q)
     if not missing:
         return q.data, q.scale, q.global_scale
-    q = unpack(q)
     data = _pad_last(q.data, missing * q.format.element.bits // 8)
     columns = q.block_shape[1]
     scale = q.scale if columns is None else _pad_scale(q, missing // columns)
@@ -285,8 +284,9 @@ def _canonical_packed(q: ScaledArray, dimension_numbers: DotDimensionNumbers) ->
     rows = q.data.shape[len(lead) : -1]
     if len(rows) == 1:
         return q
-    if q.block_shape[0] not in (1, None) or q.layout:
+    if q.block_shape[0] not in (1, None):
         raise ShapeError(f"scaled_dot_general: rhs is {q}; 2-D blocks need exactly one free axis")
+    q = unpack(q)
     scale_rows = q.scale.shape[len(lead) : -1]
     return q.replace(
         data=q.data.reshape(*q.data.shape[: len(lead)], math.prod(rows), q.data.shape[-1]),

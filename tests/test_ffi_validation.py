@@ -179,7 +179,7 @@ MALFORMED = [
     (transposed, dict(lhs=(), out=(32,))),
     (transposed, dict(lhs=(5, 3))),
     (transposed, dict(contracted_first=1)),
-    (transposed, dict(lhs=(2, 3, 5), out=(2, 3, 32), rhs=(1, 5, 16), scale=(1, 5, 2), batch_rank=1)),
+    (transposed, dict(lhs=(2, 3, 5), rhs=(1, 5, 16), scale=(1, 5, 2), batch_rank=1)),
     (transposed, dict(rhs=(16,), scale=(2,))),
     (transposed, dict(scale=(5, 3))),
     (transposed, dict(scale=(4, 2))),

@@ -150,10 +150,11 @@ def _transpose(cotangents, lhs, data, scale, global_scale, **params):
     batch = tuple(range(params["batch"]))
     format, block = params["format"], params["block_shape"]
     values = dequantize_blocks(data, scale, global_scale, ct.dtype, format, block)
-    sides = (values, ct) if params["contracted_first"] else (ct, values)
+    a, b = (values, ct) if params["contracted_first"] else (ct, values)
     grad = lax.dot_general(
-        *sides,
-        (tuple((x.ndim - 1,) for x in sides), (batch, batch)),
+        a,
+        b,
+        (((a.ndim - 1,), (b.ndim - 1,)), (batch, batch)),
         precision=params["precision"],
         preferred_element_type=lhs.aval.dtype,
         out_sharding=explicit_sharding(lhs.aval),
