@@ -124,11 +124,13 @@ struct DotOperand {
 };
 
 // out[b, m, n] = sum over k of lhs[b, m, k] * rhs[b, n, k], times the global scales. Transposed are
-// a float lhs, and codes of rhs under a float lhs in the logical layout.
+// a float lhs, and codes of rhs under a float lhs in the logical layout; and then out, which is
+// [batch, cols, rows] if it is.
 struct ScaledDotProblem {
   int64_t batch, rows, cols, depth;  // B, M, N, K
   DotOperand lhs, rhs;
   Layout rhs_layout;
+  bool out_transposed;
   Dtype out_dtype;
   void* out;
   bool* out_of_memory;  // set, by any thread, if scratch memory cannot be had; out is then garbage

@@ -215,7 +215,9 @@ def scaled_dot_general(
     dtype = jnp.promote_types(lhs.dtype, rhs.dtype)
     a = dims.canonical_lhs(jnp.asarray(lhs, dtype))
     b = dims.canonical_rhs(jnp.asarray(rhs, dtype))
-    static = _StaticDot(np.dtype(preferred_element_type or dtype), precision)
+    static = _StaticDot(
+        np.dtype(preferred_element_type or dtype), precision, dims.rhs_order[-1] != rhs.ndim - 1
+    )
     y = _quantized_dot(static, a, b, recipe, key_words(key))
     return _finish(y, dims.rhs_free_shape, out_sharding)
 
@@ -353,8 +355,11 @@ def _reorder(x: jax.Array, order: tuple[int, ...], shape: tuple[int, ...]) -> ja
 
 @dataclasses.dataclass(frozen=True)
 class _StaticDot:
+    """Attributes: the result's type, precision, and whether b was made by a transposition."""
+
     dtype: np.dtype
     precision: Any
+    transposes_b: bool
 
     def to(self, dtype: np.dtype) -> _StaticDot:
         return dataclasses.replace(self, dtype=dtype)
@@ -430,13 +435,19 @@ def _dgrad(
 def _wgrad(
     ct, a, gemm: Gemm, words, like: GradientOf, like_a: GradientOf, static: _StaticDot
 ) -> jax.Array:
-    """``db[n, k] = Σ_m ct[m, n] a[m, k]``, summed over all free axes of a."""
+    """``db[n, k] = Σ_m ct[m, n] a[m, k]``, summed over all free axes of a.
+
+    Where b is a transposed weight the product is ``[k, n]``, so that no transposition is left.
+    """
     batch = len(like.shape) - 2
     if not gemm.is_quantized:
         return _row_product(ct, a, batch, True, like, static)
     ct, a = (jnp.swapaxes(_one_row_axis(x, batch), -1, -2) for x in (ct, like_a.decode(a)))
+    static = static.to(like.dtype)
+    if static.transposes_b:
+        return jnp.swapaxes(_product(a, ct, gemm, words, static)[0], -1, -2)
     swapped = Gemm(lhs=gemm.rhs, rhs=gemm.lhs)  # the recipe names x first, the product dy
-    return _product(ct, a, swapped, words, static.to(like.dtype))[0]
+    return _product(ct, a, swapped, words, static)[0]
 
 
 def _row_product(
@@ -464,11 +475,15 @@ def _packed_row_product(
         data, scale, ct = data[..., None, :], scale[..., None, :], jnp.expand_dims(ct, batch)
     if g.ndim > batch:  # scales that the sum is over
         ct, g = ct * g.reshape(*g.shape, *(1,) * (ct.ndim - g.ndim)), jnp.ones((), jnp.float32)
+    swap = contracted_first and static.transposes_b and q.hadamard is None
     y = scaled_dot_transposed(
         ct, (data, scale, g), q.format, q.block_shape,
         like.dtype if q.hadamard is None else jnp.float32,
-        batch=batch, contracted_first=contracted_first, precision=static.precision,
+        batch=batch, contracted_first=contracted_first, out_transposed=swap,
+        precision=static.precision,
     )  # fmt: skip
+    if swap:
+        y = jnp.swapaxes(y, -1, -2)
     if q.hadamard is not None:
         y = _hadamard_op(y, jnp.asarray(q.hadamard.signs()), inverse=True)
     return y if y.shape[-1] == q.size else y[..., : q.size]

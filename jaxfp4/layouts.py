@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -40,21 +42,25 @@ def prepack(q: ScaledArray) -> ScaledArray:
 def serve(q: ScaledArray) -> ScaledArray:
     """A weight in the order in which the back end at hand reads it fastest, as its only copy.
 
-    That is :func:`prepack`'s on CPUs with native kernels. The logical order stays elsewhere; in a
-    trace, which may run anywhere; and where a sharding cuts what the other order holds together.
+    That is :func:`prepack`'s on CPUs with native kernels. The logical order stays elsewhere, and
+    where a sharding cuts what the other order holds together. A trace is taken for the default
+    platform's, so that an abstract model has the tree of a real one.
     """
     return prepack(q) if _is_read_interleaved(q) else array.unpack(q)
 
 
 def _is_read_interleaved(q: ScaledArray) -> bool:
-    parts = [jnp.asarray(x) for x in (q.data, q.scale)]
-    if any(isinstance(x, jax.core.Tracer) for x in parts):
+    arrays = (q.data, q.scale) if q.block_shape[0] == 1 else (q.data,)
+    on_cpu = {"cpu"} == {platform for x in arrays for platform in _platforms(x)}
+    if not on_cpu or not dispatch.has_kernel("scaled_dot", "cpu"):
         return False
-    platforms = {device.platform for x in parts for device in x.devices()}
-    if platforms != {"cpu"} or not dispatch.has_kernel("scaled_dot", "cpu"):
-        return False
-    cut = parts if q.block_shape[0] == 1 else parts[:1]
-    return all(x.ndim > 1 and orders.is_whole(x) for x in cut)
+    return all(orders.is_whole(x) for x in arrays)
+
+
+def _platforms(x: Any) -> set[str]:
+    if isinstance(x, jax.core.Tracer) or not isinstance(x, jax.Array):
+        return {jax.default_backend()}
+    return {device.platform for device in x.devices()}
 
 
 def unpack(q: ScaledArray) -> ScaledArray:

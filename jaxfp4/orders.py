@@ -45,7 +45,9 @@ def deinterleave(data: jax.Array, scale: jax.Array, block_shape: BlockShape):
 
 def is_whole(x: jax.Array) -> bool:
     """Whether no group of rows is known to be cut between devices, nor a row."""
-    if isinstance(x, jax.core.Tracer) or len(x.sharding.device_set) == 1:
+    if isinstance(x, jax.core.Tracer) or not isinstance(x, jax.Array):
+        return True
+    if len(x.sharding.device_set) == 1:
         return True
     *_, rows, columns = x.sharding.shard_shape(x.shape)
     return rows % ROWS == 0 and columns == x.shape[-1]

@@ -65,8 +65,9 @@ def dot(
 
 
 TRANSPOSED = dict(
-    element=0, scale_type=1, block_rows=1, block_cols=16, batch_rank=0, contracted_first=0
-)
+    element=0, scale_type=1, block_rows=1, block_cols=16, batch_rank=0, contracted_first=0,
+    out_transposed=0,
+)  # fmt: skip
 
 
 def transposed(
@@ -115,6 +116,7 @@ WELL_FORMED = [
     (transposed, {}),
     (transposed, dict(lhs=(5, 3), contracted_first=1)),
     (transposed, dict(lhs=(5,), out=(32,))),
+    (transposed, dict(out=(32, 3), out_transposed=1)),
     (transposed, dict(lhs=(0, 5), out=(0, 32))),
     (transposed, dict(lhs=(3, 0), rhs=(0, 16), scale=(0, 2))),
     (transposed, dict(lhs=(3, 5), rhs=(5, 0), scale=(5, 0), out=(3, 0))),
@@ -186,6 +188,7 @@ MALFORMED = [
     (transposed, dict(g=(7,))),
     (transposed, dict(out=(3, 31))),
     (transposed, dict(out=(4, 32))),
+    (transposed, dict(out_transposed=1)),
     (dequantize, dict(scale=(4, 3))),
     (dequantize, dict(g=(3,))),
     (dequantize, dict(out=(4, 31))),
@@ -218,6 +221,7 @@ MALFORMED = [
     (transposed, dict(batch_rank=1)),
     (transposed, dict(batch_rank=-1)),
     (transposed, dict(contracted_first=2)),
+    (transposed, dict(out_transposed=2)),
     (hadamard, dict(inverse=5)),
 ]
 

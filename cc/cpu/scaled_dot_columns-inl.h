@@ -22,10 +22,10 @@ JAXFP4_INLINE F LoadSome(const typename Memory::Type* from, int64_t count) {
 }
 
 // Depth [begin, end) of `count` neighbouring columns, at most 16, then zeros up to the next multiple
-// of 32. Column i is out + i * kChunk. Columns are counted through the batch.
+// of 32. Column i is out + i * stride. Columns are counted through the batch.
 template <class Memory>
 void DecodeFloatColumns(const ScaledDotProblem& p, int64_t column, int64_t count, int64_t begin,
-                        int64_t end, float* out) {
+                        int64_t end, float* out, int64_t stride) {
   const int64_t entry = column / p.rows;
   const auto* first = static_cast<const typename Memory::Type*>(p.lhs.data) +
                       entry * p.depth * p.rows + column % p.rows;
@@ -38,14 +38,14 @@ void DecodeFloatColumns(const ScaledDotProblem& p, int64_t column, int64_t count
       StoreF32(inside ? LoadSome<Memory>(first + (k + i) * p.rows, count) : Zero(),
                tile + i * kLanes);
     }
-    TransposeWords(rows, reinterpret_cast<uint32_t*>(out + (k - begin)), kChunk);
+    TransposeWords(rows, reinterpret_cast<uint32_t*>(out + (k - begin)), stride);
   }
 }
 
 inline void DecodeColumns(const ScaledDotProblem& p, int64_t column, int64_t count, int64_t begin,
-                          int64_t end, float* out) {
+                          int64_t end, float* out, int64_t stride) {
   WithDtype(p.lhs.dtype, [&](auto memory) {
-    DecodeFloatColumns<decltype(memory)>(p, column, count, begin, end, out);
+    DecodeFloatColumns<decltype(memory)>(p, column, count, begin, end, out, stride);
   });
 }
 

@@ -57,15 +57,22 @@ class Chunks {
 
 // ---- results
 
-// Writes `count` outputs of row `row`, from column n on.
+// Writes the first `count` lanes, or all, from element `at` of the output on.
 template <Dtype kDtype>
-JAXFP4_INLINE void StoreOutputs(const ScaledDotProblem& p, int64_t row, int64_t n, F y) {
+JAXFP4_INLINE void StoreOutputs(const ScaledDotProblem& p, int64_t at, int64_t count, F y) {
   using Type = typename Memory<kDtype>::Type;
-  Type* out = static_cast<Type*>(p.out) + row * p.cols + n;
-  if (n + kLanes <= p.cols) return Memory<kDtype>::Store(y, out);
-  Type rest[kLanes];
-  Memory<kDtype>::Store(y, rest);
-  memcpy(out, rest, static_cast<size_t>(p.cols - n) * sizeof(Type));
+  Type* out = static_cast<Type*>(p.out) + at;
+  if (count >= kLanes) return Memory<kDtype>::Store(y, out);
+  Type some[kLanes];
+  Memory<kDtype>::Store(y, some);
+  memcpy(out, some, static_cast<size_t>(count) * sizeof(Type));
+}
+JAXFP4_INLINE void StoreOutputs(const ScaledDotProblem& p, int64_t at, int64_t count, F y) {
+  switch (p.out_dtype) {
+    case Dtype::kF32: return StoreOutputs<Dtype::kF32>(p, at, count, y);
+    case Dtype::kBF16: return StoreOutputs<Dtype::kBF16>(p, at, count, y);
+    case Dtype::kF16: return StoreOutputs<Dtype::kF16>(p, at, count, y);
+  }
 }
 
 // The scales that multiply finished sums of a row of lhs and of 16 rows of rhs.
@@ -82,13 +89,28 @@ struct FinalScale {
     global = GlobalScale(p.rhs, b, p.batch);
   }
 
-  JAXFP4_INLINE void Store(const ScaledDotProblem& p, int64_t row, int64_t n, F sum) const {
+  JAXFP4_INLINE F Apply(const ScaledDotProblem& p, int64_t row, F sum) const {
     const float g = GlobalScale(p.lhs, row, p.batch * p.rows) * global;
-    const F y = sum * F(unit) * F(RowScale(p.lhs, row)) * rhs * F(g);
-    switch (p.out_dtype) {
-      case Dtype::kF32: return StoreOutputs<Dtype::kF32>(p, row, n, y);
-      case Dtype::kBF16: return StoreOutputs<Dtype::kBF16>(p, row, n, y);
-      case Dtype::kF16: return StoreOutputs<Dtype::kF16>(p, row, n, y);
+    return sum * F(unit) * F(RowScale(p.lhs, row)) * rhs * F(g);
+  }
+  JAXFP4_INLINE void Store(const ScaledDotProblem& p, int64_t row, int64_t n, F sum) const {
+    StoreOutputs(p, row * p.cols + n, p.cols - n, Apply(p, row, sum));
+  }
+  // Of `count` rows of one batch entry, at most 16, to a transposed output. Sums of the next row
+  // are `stride` further.
+  void StoreColumns(const ScaledDotProblem& p, int64_t row, int64_t count, int64_t n,
+                    const float* sums, int64_t stride) const {
+    alignas(64) float tile[kLanes * kLanes] = {}, columns[kLanes * kLanes];
+    const void* rows[kLanes];
+    for (int i = 0; i < kLanes; ++i) rows[i] = tile + i * kLanes;
+    for (int64_t i = 0; i < count; ++i) {
+      StoreF32(Apply(p, row + i, LoadF32(sums + i * stride)), tile + i * kLanes);
+    }
+    TransposeWords(rows, reinterpret_cast<uint32_t*>(columns), kLanes);
+    const int64_t entry = row / p.rows;
+    for (int64_t j = 0; j < Min64(kLanes, p.cols - n); ++j) {
+      const int64_t at = (entry * p.cols + n + j) * p.rows + row % p.rows;
+      StoreOutputs(p, at, count, LoadF32(columns + j * kLanes));
     }
   }
 };
@@ -245,9 +267,16 @@ class Gemm {
     }
     for (int j = 0; j < vectors; ++j) {
       const FinalScale scale(p_, b, n + j * kLanes, Scheme::kUnit);
-      for (int64_t r = row_begin; r < row_end; ++r) {
+      const int64_t together = p_.out_transposed ? kLanes : 1;
+      for (int64_t r = row_begin; r < row_end; r += together) {
         const float* from = sums + (r - row_begin) * kWidth + j * kLanes;
-        scale.Store(p_, b * p_.rows + window_.row_begin + r, n + j * kLanes, LoadF32(from));
+        const int64_t row = b * p_.rows + window_.row_begin + r;
+        if (p_.out_transposed) {
+          const int64_t count = Min64(kLanes, row_end - r);
+          scale.StoreColumns(p_, row, count, n + j * kLanes, from, kWidth);
+        } else {
+          scale.Store(p_, row, n + j * kLanes, LoadF32(from));
+        }
       }
     }
   }
@@ -377,7 +406,7 @@ struct FloatScheme {
   static void PackColumns(const ScaledDotProblem& p, int64_t row, int64_t count, int64_t begin,
                           int64_t end, uint8_t* const* to) {
     alignas(64) float x[kLanes * kChunk];
-    DecodeColumns(p, row, count, begin, end, x);
+    DecodeColumns(p, row, count, begin, end, x, kChunk);
     const int64_t size = RoundUp(end - begin, 2 * kLanes);
     for (int64_t i = 0; i < count; ++i) {
       Math::Pack(x + i * kChunk, size, reinterpret_cast<uint32_t*>(to[i]));

@@ -218,6 +218,7 @@ ffi::Error ReadScaledDotTransposed(const ffi::AnyBuffer& lhs, const ffi::AnyBuff
   JAXFP4_RETURN_IF_ERROR(ExpectAttribute(right.Of("batch_rank"), a.batch_rank, 0, rank - 2));
   JAXFP4_RETURN_IF_ERROR(
       ExpectAttribute(right.Of("contracted_first"), a.contracted_first, 0, 1));
+  JAXFP4_RETURN_IF_ERROR(ExpectAttribute(right.Of("out_transposed"), a.out_transposed, 0, 1));
   const size_t batch_rank = static_cast<size_t>(a.batch_rank);
   JAXFP4_RETURN_IF_ERROR(ReadScale(right, values, batch_rank, true, &p.rhs, &offsets->rhs));
   JAXFP4_RETURN_IF_ERROR(ReadGlobal(right, values, batch_rank, &p.rhs));
@@ -249,11 +250,13 @@ ffi::Error ReadScaledDotTransposed(const ffi::AnyBuffer& lhs, const ffi::AnyBuff
   p.rows = Product(free);
   p.cols = values.back();
   p.depth = Product(contracted);
+  p.out_transposed = a.out_transposed;
   Dims result = batch;
+  if (p.out_transposed) result.push_back(p.cols);
   result.insert(result.end(), free.begin(), free.end());
-  result.push_back(p.cols);
+  if (!p.out_transposed) result.push_back(p.cols);
   JAXFP4_RETURN_IF_ERROR(ExpectShape(right.Of("out"), out, result,
-                                     "batch axes, free axes of lhs, then columns of rhs"));
+                                     "batch axes, then free axes of lhs and columns of rhs"));
   JAXFP4_RETURN_IF_ERROR(ReadFloatDtype(right.Of("out"), out, &p.out_dtype));
   p.out = out.untyped_data();
   return ffi::Error::Success();

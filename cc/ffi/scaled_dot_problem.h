@@ -28,10 +28,10 @@ ffi::Error ReadScaledDot(const ffi::AnyBuffer& lhs, const ffi::AnyBuffer& lhs_sc
 
 struct ScaledDotTransposedAttributes {
   int64_t element, scale_type, block_rows, block_cols;
-  int64_t batch_rank, contracted_first;
+  int64_t batch_rank, contracted_first, out_transposed;
 };
 
-// Floats times the rows of rhs: both operands of the problem are, or may be, transposed.
+// Floats times the rows of rhs: lhs and out of the problem may be transposed, rhs is.
 ffi::Error ReadScaledDotTransposed(const ffi::AnyBuffer& lhs, const ffi::AnyBuffer& rhs,
                                    const ffi::AnyBuffer& rhs_scale,
                                    const ffi::AnyBuffer& rhs_global, const ffi::AnyBuffer& out,

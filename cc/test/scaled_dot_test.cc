@@ -168,7 +168,7 @@ Run Dot(const Operand& lhs, const DotOperand& rhs, int64_t cols, Dtype dtype, La
                                (dtype == Dtype::kF32 ? 4 : 2)), dtype};
   bool out_of_memory = false;
   const ScaledDotProblem p{lhs.batch, lhs.rows, cols, lhs.depth, lhs.Describe(), rhs,
-                           layout, dtype, run.out.data(), &out_of_memory};
+                           layout, false, dtype, run.out.data(), &out_of_memory};
   kernels.scaled_dot(p, parallel);
   Check(!out_of_memory, "out of memory");
   return run;
@@ -469,7 +469,7 @@ void TestSpecialElements() {
 // transposed too.
 struct Transposed {
   Operand lhs, rhs;
-  bool lhs_transposed;
+  bool lhs_transposed, out_transposed = false;
   int64_t rows, cols, depth;
 
   Transposed(const Spec& a, const Spec& b, bool lhs_transposed, int64_t batch, int64_t rows,
@@ -497,7 +497,7 @@ struct Transposed {
                                  (dtype == Dtype::kF32 ? 4 : 2)), dtype};
     bool out_of_memory = false;
     ScaledDotProblem p{lhs.batch, rows, cols, depth, lhs.Describe(), rhs.Describe(),
-                       Layout::kLogical, dtype, run.out.data(), &out_of_memory};
+                       Layout::kLogical, out_transposed, dtype, run.out.data(), &out_of_memory};
     p.lhs.transposed = lhs_transposed;
     p.rhs.transposed = true;
     kernels.scaled_dot(p, parallel);
@@ -527,6 +527,18 @@ void TestTransposed() {
           const Run run = t.Dot(dtype, *kernels, serial);
           if (t.Dot(dtype, *kernels, threads).out != run.out) {
             Fail(*kernels, t.lhs, t.rhs, "transposed: threads change results");
+          }
+          Transposed swapped = t;
+          swapped.out_transposed = true;
+          const Run columns = swapped.Dot(dtype, *kernels, threads);
+          for (int64_t j = 0; j < t.lhs.batch * t.rows * cols; ++j) {
+            const int64_t b = j / cols / t.rows, m = j / cols % t.rows, n = j % cols;
+            const double other = columns.At((b * cols + n) * t.rows + m);
+            if (other != run.At(j) && !std::isnan(run.At(j))) {
+              Fail(*kernels, t.lhs, t.rhs, "transposed: out[" + std::to_string(j) + "] is " +
+                                               std::to_string(other) + " in a transposed out");
+              break;
+            }
           }
           for (int64_t j = 0; j < t.lhs.batch * t.rows * cols; ++j) {
             const Exact e = t.ExactAt(j / cols / t.rows, j / cols % t.rows, j % cols);

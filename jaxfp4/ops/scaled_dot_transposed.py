@@ -27,12 +27,14 @@ from jaxfp4.ops.dequantize_blocks import (
 )
 
 # A call has `batch` axes shared by all, then the contracted axes of codes, all but the last, and
-# then in lhs the same axes: before its free ones if `contracted_first`, after them if not.
+# then in lhs the same axes: before its free ones if `contracted_first`, after them if not. In the
+# result the columns of codes come before the free axes if `out_transposed`, after them if not.
 
 
 def _results(
     lhs, data, scale, global_scale,
-    format: Format, block_shape: BlockShape, dtype, batch: int, contracted_first: bool, precision,
+    format: Format, block_shape: BlockShape, dtype, batch: int, contracted_first: bool,
+    out_transposed: bool, precision,
 ):  # fmt: skip
     del precision
     _blocks.check_float("scaled_dot_transposed", lhs, "lhs")
@@ -59,12 +61,14 @@ def _results(
             f"scaled_dot_transposed: the global scale of rhs is {describe(g)}; it must be float32 "
             f"over leading ones of the {batch} batch axes of {describe(data)}"
         )
-    return [((*lhs.shape[:batch], *free, values_shape(data.shape, format)[-1]), dtype)]
+    columns = values_shape(data.shape, format)[-1:]
+    own = (*columns, *free) if out_transposed else (*free, *columns)
+    return [((*lhs.shape[:batch], *own), dtype)]
 
 
 def _reference(
     lhs, data, scale, global_scale,
-    format, block_shape, dtype, batch, contracted_first, precision,
+    format, block_shape, dtype, batch, contracted_first, out_transposed, precision,
 ):  # fmt: skip
     # Floats that hold every value exactly: codes under one-byte scales have few bits.
     exact = lhs.dtype == jnp.bfloat16 and format.scale is not scale_float32
@@ -76,26 +80,30 @@ def _reference(
     rows = tuple(range(batch, data.ndim - 1))
     first = batch if contracted_first else lhs.ndim - len(rows)
     lead = tuple(range(batch))
+    axes = (tuple(range(first, first + len(rows))), rows)
+    sides = (lhs.astype(kind), values)
+    if out_transposed:
+        axes, sides = axes[::-1], sides[::-1]
     y = lax.dot_general(
-        lhs.astype(kind), values,
-        ((tuple(range(first, first + len(rows))), rows), (lead, lead)),
+        *sides, (axes, (lead, lead)),
         precision=precision, preferred_element_type=jnp.float32,
     )  # fmt: skip
     g = global_scale.reshape(*global_scale.shape, *(1,) * (y.ndim - global_scale.ndim))
     return ((y * g).astype(dtype),)
 
 
-def _attributes(format, block_shape, dtype, batch, contracted_first, precision):
+def _attributes(format, block_shape, dtype, batch, contracted_first, out_transposed, precision):
     del dtype, precision
     return _blocks.block_attributes(format, block_shape) | {
         "batch_rank": batch,
         "contracted_first": int(contracted_first),
+        "out_transposed": int(out_transposed),
     }
 
 
 def _factors(
     lhs, data, scale, global_scale,
-    format, block_shape, dtype, batch, contracted_first, precision,
+    format, block_shape, dtype, batch, contracted_first, out_transposed, precision,
 ) -> Factors:  # fmt: skip
     del dtype, precision
     shape = values_shape(data, format)
@@ -105,7 +113,7 @@ def _factors(
     lhs_axes = (*lead, *rows, *free) if contracted_first else (*lead, *free, *rows)
     scales = codes.scales(scale, _blocks.full_scale_shape(shape, block_shape))
     operands = (lhs_axes, codes.codes, scales, lead[: len(global_scale)])
-    result = (*lead, *free, column)
+    result = (*lead, column, *free) if out_transposed else (*lead, *free, column)
     return Factors(operands, (result,), codes.sizes(*operands, result), frozenset(codes.whole))
 
 
@@ -116,7 +124,8 @@ def _batch(size, operands, axes, **params):
         at = batch
         if params["contracted_first"]:
             at += codes[0].ndim - 1 - batch
-        return [batch_leading(size, lhs, axes[0], at), *codes], [batch], params
+        out = batch + int(params["out_transposed"])
+        return [batch_leading(size, lhs, axes[0], at), *codes], [out], params
     moved = [batch_leading(size, x, axis) for x, axis in zip(operands, axes, strict=True)]
     return moved, [0], params | {"batch": batch + 1}
 
@@ -148,6 +157,8 @@ def _transpose(cotangents, lhs, data, scale, global_scale, **params):
     if isinstance(ct, ad.Zero):
         return ad.Zero(lhs.aval), *rest
     batch = tuple(range(params["batch"]))
+    if params["out_transposed"]:
+        ct = jnp.moveaxis(ct, params["batch"], -1)
     format, block = params["format"], params["block_shape"]
     values = dequantize_blocks(data, scale, global_scale, ct.dtype, format, block)
     a, b = (values, ct) if params["contracted_first"] else (ct, values)
@@ -175,6 +186,7 @@ def scaled_dot_transposed(
     *,
     batch: int,
     contracted_first: bool = False,
+    out_transposed: bool = False,
     precision: Any = None,
 ) -> jax.Array:
     """``[B..., M..., N] x [B..., N, K] -> [B..., M..., K]``: y = lhs · decoded rhs.
@@ -187,10 +199,11 @@ def scaled_dot_transposed(
       dtype: float32, bfloat16 or float16; accumulation is in float32.
       batch: how many leading axes the operands share.
       contracted_first: lhs is ``[B..., N..., M...]`` instead.
+      out_transposed: the result is ``[B..., K, M...]`` instead.
       precision: of the product where no kernel computes it.
     """
     (y,) = scaled_dot_transposed_op(
         lhs, *rhs, format=format, block_shape=block_shape, dtype=np.dtype(dtype), batch=batch,
-        contracted_first=contracted_first, precision=precision,
+        contracted_first=contracted_first, out_transposed=out_transposed, precision=precision,
     )  # fmt: skip
     return y

@@ -157,15 +157,6 @@ def test_uncommitted_arrays_stay_uncommitted():
     assert model(elsewhere).devices() == {jax.devices()[-1]}
 
 
-def test_a_trace_keeps_the_logical_order():
-    def make():
-        model = nnx.Linear(64, 32, rngs=nnx.Rngs(0))
-        jf.nnx.quantize(model, QAT)
-        return model
-
-    assert nnx.eval_shape(make).kernel.get_value().layout == orders.LOGICAL
-
-
 # ------------------------------------------------------------------ Linen
 
 

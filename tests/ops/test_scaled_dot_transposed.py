@@ -28,12 +28,12 @@ def normal(*shape, seed=0, dtype=jnp.float32):
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
 
 
-def product(lhs, q, batch=0, dtype=jnp.float32, contracted_first=False):
+def product(lhs, q, batch=0, dtype=jnp.float32, contracted_first=False, out_transposed=False):
     y = scaled_dot_transposed(
         lhs, (q.data, q.scale, q.global_scale), q.format, q.block_shape, dtype,
-        batch=batch, contracted_first=contracted_first,
+        batch=batch, contracted_first=contracted_first, out_transposed=out_transposed,
     )  # fmt: skip
-    return y[..., : q.size]
+    return jnp.moveaxis(y, batch if out_transposed else -1, -1)[..., : q.size]
 
 
 def check(y, lhs, w, equation, dtype=jnp.float32):
@@ -65,6 +65,27 @@ def test_every_target(backend):
         x = normal(70, 300, seed=1, dtype=dtype)
         check(product(x, q), x, jf.dequantize(q), "mn,nk->mk")
         check(product(x.T, q, contracted_first=True), x, jf.dequantize(q), "mn,nk->mk")
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_transposed_results(reference_and_best, first):
+    q = jax.vmap(lambda w: jf.quantize(w, jf.nvfp4))(normal(3, 20, 80))
+    for rows in ((4, 5), (33,), ()):
+        x = normal(3, *((20, *rows) if first else (*rows, 20)), seed=1)
+
+        def f(x, q, out_transposed, batch):
+            return product(
+                x, q, batch, contracted_first=first, out_transposed=out_transposed
+            )  # fmt: skip
+
+        y = f(x, q, False, 1)
+        close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)  # noqa: E731
+        close(f(x, q, True, 1), y)
+        close(jax.vmap(lambda x, q: f(x, q, True, 0))(x, q), y)
+        each = jax.vmap(lambda x: f(x, q[0], True, 0))(x)
+        close(each, jax.vmap(lambda x: f(x, q[0], False, 0))(x))
+        grads = [jax.grad(lambda x, t=t: (f(x, q, t, 1) ** 2).sum())(x) for t in (False, True)]
+        np.testing.assert_allclose(grads[0], grads[1], rtol=1e-5, atol=1e-4)
 
 
 def test_axes(reference_and_best):
