@@ -101,13 +101,16 @@ enum class Layout : int64_t {
   kInterleaved16 = 1,
 };
 
-// An operand of shape [batch, rows, depth], as floats or as codes with scales.
+// An operand of shape [batch, rows, depth], as floats or as codes with scales; or transposed, its
+// contracted axis before the other: [batch, depth, rows].
 //
 // The scale of row r (counted through the batch) starts, in elements, at
 //   scale_offset[r / rows_per_offset] + (r % rows_per_offset) / block_rows * scale_row_stride
-// and has scale_cols columns: depth / block_cols, or 1 for the whole row.
+// and has scale_cols columns: depth / block_cols, or 1 for the whole row. Rows and depth are here
+// those of memory, whatever is contracted.
 struct DotOperand {
   bool coded;
+  bool transposed;
   Dtype dtype;         // of floats
   BlockFormat format;  // of codes
   const void* data;
@@ -120,11 +123,14 @@ struct DotOperand {
   int64_t global_count;
 };
 
-// out[b, m, n] = sum over k of lhs[b, m, k] * rhs[b, n, k], times the global scales.
+// out[b, m, n] = sum over k of lhs[b, m, k] * rhs[b, n, k], times the global scales. Transposed are
+// a float lhs, and codes of rhs under a float lhs in the logical layout; and then out, which is
+// [batch, cols, rows] if it is.
 struct ScaledDotProblem {
   int64_t batch, rows, cols, depth;  // B, M, N, K
   DotOperand lhs, rhs;
   Layout rhs_layout;
+  bool out_transposed;
   Dtype out_dtype;
   void* out;
   bool* out_of_memory;  // set, by any thread, if scratch memory cannot be had; out is then garbage

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxfp4 import orders
 from jaxfp4.errors import ShapeError
 from jaxfp4.formats import BlockShape, Format
 
@@ -221,8 +222,8 @@ class ScaledArray:
                 f"{self.block_shape} along axis {self.axis} can be indexed along its first {free} "
                 "axes; dequantize it to index the others"
             )
-        if self.layout:
-            raise ShapeError("ScaledArray: a prepacked array is not indexed; unpack it first")
+        if self.layout and len(entries) > self.ndim - 2:  # rows, which lie among each other
+            return unpack(self)[index]
         return self.replace(
             data=self.data[entries],
             scale=_index_broadcast(self.scale, entries, self.data.shape),
@@ -232,6 +233,14 @@ class ScaledArray:
     def _free_leading_axes(self) -> int:
         stored_free = self.ndim - 1 if self.block_shape[0] in (1, None) else self.ndim - 2
         return min(stored_free, self.ndim + self.axis)
+
+
+def unpack(q: ScaledArray) -> ScaledArray:
+    """q in the logical order of codes; q itself where it is in that order."""
+    if q.layout == orders.LOGICAL:
+        return q
+    data, scale = orders.deinterleave(q.data, q.scale, q.block_shape)
+    return q.replace(data=data, scale=scale, layout=orders.LOGICAL)
 
 
 def _index_broadcast(x: Any, entries: tuple[Any, ...], full: tuple[int, ...]) -> Any:

@@ -83,6 +83,16 @@ def use_backend(backend: str) -> Iterator[None]:
         _current.reset(token)
 
 
+@contextlib.contextmanager
+def lowering_for(backend: str) -> Iterator[None]:
+    """The back end of a call in force while its reference is traced, long after the call was."""
+    token = _current.set(backend)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
 # ------------------------------------------------------------------ the choice
 
 
@@ -101,6 +111,11 @@ def use_native(name: str, platform: str, backend: str) -> bool:
             "Use the 'auto' back end to take the reference there"
         )
     return not missing
+
+
+def has_kernel(name: str, platform: str) -> bool:
+    """Whether the back end in force serves an operation with a kernel on a platform."""
+    return current_backend() != "reference" and not _why_not_native(name, platform)
 
 
 def _why_not_native(name: str, platform: str) -> str:

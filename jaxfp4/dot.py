@@ -12,19 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxfp4.array import ScaledArray
+from jaxfp4.array import ScaledArray, unpack
 from jaxfp4.errors import DtypeError, ShapeError, describe
 from jaxfp4.ops import _blocks
-from jaxfp4.ops._op import varying_axes
+from jaxfp4.ops._op import explicit_sharding, varying_axes
 from jaxfp4.ops.hadamard import hadamard as _hadamard_op
 from jaxfp4.ops.scaled_dot import scaled_dot as _scaled_dot_op
+from jaxfp4.ops.scaled_dot_transposed import scaled_dot_transposed
 from jaxfp4.quantizer import (
     Quantizer,
     dequantize,
     quantize,
     straight_through_mask,
     transpose_blocks,
-    unpack,
 )
 from jaxfp4.recipes import Gemm, Recipe
 from jaxfp4.reference import random
@@ -111,6 +111,7 @@ def _scaled_dot(a: jax.Array | ScaledArray, b: ScaledArray, dtype: np.dtype) -> 
     if isinstance(a, ScaledArray):
         a = unpack(a)
         depth = max(_stored_depth(a), _stored_depth(b))
+        b = b if _stored_depth(b) == depth else unpack(b)
         vector = a.ndim == batch + 1
         lhs = _pad_codes(a, depth)
         spec = (a.format, a.block_shape)
@@ -139,7 +140,6 @@ def _pad_codes(q: ScaledArray, depth: int) -> tuple[jax.Array, jax.Array, jax.Ar
     missing = depth - _stored_depth(q)
     if not missing:
         return q.data, q.scale, q.global_scale
-    q = unpack(q)
     data = _pad_last(q.data, missing * q.format.element.bits // 8)
     columns = q.block_shape[1]
     scale = q.scale if columns is None else _pad_scale(q, missing // columns)
@@ -215,7 +215,9 @@ def scaled_dot_general(
     dtype = jnp.promote_types(lhs.dtype, rhs.dtype)
     a = dims.canonical_lhs(jnp.asarray(lhs, dtype))
     b = dims.canonical_rhs(jnp.asarray(rhs, dtype))
-    static = _StaticDot(np.dtype(preferred_element_type or dtype), precision)
+    static = _StaticDot(
+        np.dtype(preferred_element_type or dtype), precision, dims.rhs_order[-1] != rhs.ndim - 1
+    )
     y = _quantized_dot(static, a, b, recipe, key_words(key))
     return _finish(y, dims.rhs_free_shape, out_sharding)
 
@@ -284,8 +286,9 @@ def _canonical_packed(q: ScaledArray, dimension_numbers: DotDimensionNumbers) ->
     rows = q.data.shape[len(lead) : -1]
     if len(rows) == 1:
         return q
-    if q.block_shape[0] not in (1, None) or q.layout:
+    if q.block_shape[0] not in (1, None):
         raise ShapeError(f"scaled_dot_general: rhs is {q}; 2-D blocks need exactly one free axis")
+    q = unpack(q)
     scale_rows = q.scale.shape[len(lead) : -1]
     return q.replace(
         data=q.data.reshape(*q.data.shape[: len(lead)], math.prod(rows), q.data.shape[-1]),
@@ -352,8 +355,11 @@ def _reorder(x: jax.Array, order: tuple[int, ...], shape: tuple[int, ...]) -> ja
 
 @dataclasses.dataclass(frozen=True)
 class _StaticDot:
+    """Attributes: the result's type, precision, and whether b was made by a transposition."""
+
     dtype: np.dtype
     precision: Any
+    transposes_b: bool
 
     def to(self, dtype: np.dtype) -> _StaticDot:
         return dataclasses.replace(self, dtype=dtype)
@@ -379,8 +385,8 @@ def _backward(static: _StaticDot, residuals, ct):
     a, b, qb, (mask_a, mask_b), like_a, like_b, recipe, words = residuals
     if words is not None:
         words = words ^ jnp.uint32(0x9E3779B9)
-    da = _dgrad(ct, like_b.decode(b), qb, recipe.dgrad, words, like_a, static)
-    db = _wgrad(ct, like_a.decode(a), recipe.wgrad, words, like_b, static)
+    da = _dgrad(ct, b, qb, recipe.dgrad, words, like_a, like_b, static)
+    db = _wgrad(ct, a, recipe.wgrad, words, like_b, like_a, static)
     return like_a.finish(da, mask_a), like_b.finish(db, mask_b), None, None
 
 
@@ -413,34 +419,74 @@ def _float_dot(a, b, dtype, precision, out_sharding=None) -> jax.Array:
     )  # fmt: skip
 
 
-def _dgrad(ct, b, qb, gemm: Gemm, words, like: GradientOf, static: _StaticDot) -> jax.Array:
+def _dgrad(
+    ct, b, qb, gemm: Gemm, words, like: GradientOf, like_b: GradientOf, static: _StaticDot
+) -> jax.Array:
     """``da[m, k] = Σ_n ct[m, n] b[n, k]``."""
     if not gemm.is_quantized:
-        batch = tuple(range(b.ndim - 2))
-        return lax.dot_general(
-            ct, b, (((ct.ndim - 1,), (b.ndim - 2,)), (batch, batch)),
-            precision=static.precision, preferred_element_type=like.dtype,
-            out_sharding=like.explicit_sharding,
-        )  # fmt: skip
+        return _row_product(ct, b, b.ndim - 2, False, like, static)
     if qb is not None and gemm.rhs is not None:
         left = ct if gemm.lhs is None else quantize_operand(ct, gemm.lhs, words)
         return scaled_dot(left, transpose_blocks(qb), preferred_element_type=like.dtype)
-    return _product(ct, jnp.swapaxes(b, -1, -2), gemm, words, static.to(like.dtype))[0]
+    b = jnp.swapaxes(like_b.decode(b), -1, -2)
+    return _product(ct, b, gemm, words, static.to(like.dtype))[0]
 
 
-def _wgrad(ct, a, gemm: Gemm, words, like: GradientOf, static: _StaticDot) -> jax.Array:
-    """``db[n, k] = Σ_m ct[m, n] a[m, k]``, summed over all free axes of a."""
-    batch = tuple(range(len(like.shape) - 2))
-    rows = tuple(range(len(batch), a.ndim - 1))
+def _wgrad(
+    ct, a, gemm: Gemm, words, like: GradientOf, like_a: GradientOf, static: _StaticDot
+) -> jax.Array:
+    """``db[n, k] = Σ_m ct[m, n] a[m, k]``, summed over all free axes of a.
+
+    Where b is a transposed weight the product is ``[k, n]``, so that no transposition is left.
+    """
+    batch = len(like.shape) - 2
     if not gemm.is_quantized:
-        return lax.dot_general(
-            ct, a, ((rows, rows), (batch, batch)),
-            precision=static.precision, preferred_element_type=like.dtype,
-            out_sharding=like.explicit_sharding,
-        )  # fmt: skip
-    ct, a = (jnp.swapaxes(_one_row_axis(x, len(batch)), -1, -2) for x in (ct, a))
+        return _row_product(ct, a, batch, True, like, static)
+    ct, a = (jnp.swapaxes(_one_row_axis(x, batch), -1, -2) for x in (ct, like_a.decode(a)))
+    static = static.to(like.dtype)
+    if static.transposes_b:
+        return jnp.swapaxes(_product(a, ct, gemm, words, static)[0], -1, -2)
     swapped = Gemm(lhs=gemm.rhs, rhs=gemm.lhs)  # the recipe names x first, the product dy
-    return _product(ct, a, swapped, words, static.to(like.dtype))[0]
+    return _product(ct, a, swapped, words, static)[0]
+
+
+def _row_product(
+    ct, x, batch: int, contracted_first: bool, like: GradientOf, static: _StaticDot
+) -> jax.Array:
+    """ct times x, ``[batch..., rows..., K]``, summed over rows: ct's first axes or its last."""
+    if isinstance(x, ScaledArray):
+        return _packed_row_product(ct, x, batch, contracted_first, like, static)
+    rows = tuple(range(batch, x.ndim - 1))
+    first = batch if contracted_first else ct.ndim - len(rows)
+    lead = tuple(range(batch))
+    return lax.dot_general(
+        ct, x, ((tuple(range(first, first + len(rows))), rows), (lead, lead)),
+        precision=static.precision, preferred_element_type=like.dtype,
+        out_sharding=like.explicit_sharding,
+    )  # fmt: skip
+
+
+def _packed_row_product(
+    ct, q: ScaledArray, batch: int, contracted_first: bool, like: GradientOf, static: _StaticDot
+) -> jax.Array:
+    q = unpack(q)
+    data, scale, g = q.data, q.scale, q.global_scale
+    if data.ndim == batch + 1:  # a vector
+        data, scale, ct = data[..., None, :], scale[..., None, :], jnp.expand_dims(ct, batch)
+    if g.ndim > batch:  # scales that the sum is over
+        ct, g = ct * g.reshape(*g.shape, *(1,) * (ct.ndim - g.ndim)), jnp.ones((), jnp.float32)
+    swap = contracted_first and static.transposes_b and q.hadamard is None
+    y = scaled_dot_transposed(
+        ct, (data, scale, g), q.format, q.block_shape,
+        like.dtype if q.hadamard is None else jnp.float32,
+        batch=batch, contracted_first=contracted_first, out_transposed=swap,
+        precision=static.precision,
+    )  # fmt: skip
+    if swap:
+        y = jnp.swapaxes(y, -1, -2)
+    if q.hadamard is not None:
+        y = _hadamard_op(y, jnp.asarray(q.hadamard.signs()), inverse=True)
+    return y if y.shape[-1] == q.size else y[..., : q.size]
 
 
 def _one_row_axis(x: jax.Array, batch: int) -> jax.Array:
@@ -468,12 +514,9 @@ class GradientOf:
     """What the gradient of an operand must look like: static facts, carried as a leafless tree."""
 
     def __init__(self, x: jax.Array):
-        kind = jax.typeof(x)
         self.shape, self.dtype = x.shape, np.dtype(x.dtype)
         self.varying = varying_axes(x)
-        mesh = kind.sharding.mesh
-        explicit = not mesh.empty and mesh.are_all_axes_explicit
-        self.explicit_sharding = kind.sharding if explicit else None
+        self.explicit_sharding = explicit_sharding(jax.typeof(x))
 
     def decode(self, x: jax.Array | ScaledArray) -> jax.Array:
         """The operand itself, from what was kept of it."""
@@ -484,7 +527,9 @@ class GradientOf:
         if mask is not None:
             grad = jnp.where(mask, grad, 0)
         over = tuple(sorted(varying_axes(grad) - self.varying))
-        return lax.psum(grad, over) if over else grad
+        grad = lax.psum(grad, over) if over else grad
+        sharding = self.explicit_sharding
+        return grad if sharding is None else jax.sharding.reshard(grad, sharding)
 
     def _key(self):
         return self.shape, self.dtype, self.varying, self.explicit_sharding
@@ -512,8 +557,14 @@ def key_words(key: Any) -> jax.Array | None:
 
 
 def operand_key(x: jax.Array, words: jax.Array | None = None) -> jax.Array:
-    """Two words of randomness for an operand: of the key and of its own bits."""
-    bits = lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
-    digest = jnp.sum(random.mix(bits), dtype=jnp.uint32)
+    """Two words of randomness for an operand: of the key and of its own bits.
+
+    A hash of the largest element of every column: exact in any order of reduction, and all that
+    differ in one give another. (XLA's sums of integers are ten times as slow as its maxima.)
+    """
+    largest = jnp.max(x, axis=tuple(range(x.ndim - 1)), initial=-jnp.inf).astype(jnp.float32)
+    bits = lax.bitcast_convert_type(largest, jnp.uint32)
+    place = jnp.arange(bits.size, dtype=jnp.uint32)
+    digest = jnp.sum(random.mix(random.mix(bits) + place), dtype=jnp.uint32)
     own = jnp.stack([digest, random.mix(digest + jnp.uint32(1))])
     return own if words is None else own ^ words

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import functools
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
+from jaxfp4 import array, dispatch, orders
 from jaxfp4.array import ScaledArray
 from jaxfp4.errors import DtypeError, describe
-from jaxfp4.quantizer import unpack as _unpack
-from jaxfp4.reference import layout
 
 
 def prepack(q: ScaledArray) -> ScaledArray:
@@ -33,13 +33,34 @@ def prepack(q: ScaledArray) -> ScaledArray:
     """
     if not isinstance(q, ScaledArray):
         raise DtypeError(f"prepack: takes a ScaledArray, was given {describe(q)}")
-    if q.layout or not layout.can_interleave(q.data.shape, q.format, q.block_shape):
+    if q.layout or not orders.can_interleave(q.data.shape, q.format, q.block_shape):
         return q
-    data, scale = _interleave(q.data, q.scale, q.block_shape)
-    return q.replace(data=data, scale=scale, layout=layout.INTERLEAVED)
+    data, scale = orders.interleave(jnp.asarray(q.data), jnp.asarray(q.scale), q.block_shape)
+    return q.replace(data=data, scale=scale, layout=orders.INTERLEAVED)
 
 
-_interleave = functools.partial(jax.jit, static_argnums=2, inline=True)(layout.interleave)
+def serve(q: ScaledArray) -> ScaledArray:
+    """A weight in the order in which the back end at hand reads it fastest, as its only copy.
+
+    That is :func:`prepack`'s on CPUs with native kernels. The logical order stays elsewhere, and
+    where a sharding cuts what the other order holds together. A trace is taken for the default
+    platform's, so that an abstract model has the tree of a real one.
+    """
+    return prepack(q) if _is_read_interleaved(q) else array.unpack(q)
+
+
+def _is_read_interleaved(q: ScaledArray) -> bool:
+    arrays = (q.data, q.scale) if q.block_shape[0] == 1 else (q.data,)
+    on_cpu = {"cpu"} == {platform for x in arrays for platform in _platforms(x)}
+    if not on_cpu or not dispatch.has_kernel("scaled_dot", "cpu"):
+        return False
+    return all(orders.is_whole(x) for x in arrays)
+
+
+def _platforms(x: Any) -> set[str]:
+    if isinstance(x, jax.core.Tracer) or not isinstance(x, jax.Array):
+        return {jax.default_backend()}
+    return {device.platform for device in x.devices()}
 
 
 def unpack(q: ScaledArray) -> ScaledArray:
@@ -51,4 +72,4 @@ def unpack(q: ScaledArray) -> ScaledArray:
       >>> bool((jf.unpack(jf.prepack(q)).data == q.data).all())
       True
     """
-    return _unpack(q)
+    return array.unpack(q)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxfp4.array import ScaledArray
+from jaxfp4.array import ScaledArray, unpack
 from jaxfp4.errors import DtypeError, FormatError, ShapeError, describe
 from jaxfp4.formats import PER_CHANNEL, BlockShape, Format
 from jaxfp4.ops import _blocks
@@ -22,7 +22,7 @@ from jaxfp4.ops.fake_quantize import fake_quantize as _fake_quantize_op
 from jaxfp4.ops.hadamard import hadamard as _hadamard_op
 from jaxfp4.ops.quantize_blocks import quantize_blocks
 from jaxfp4.reference import blocks as reference
-from jaxfp4.reference import layout, packing, random
+from jaxfp4.reference import packing, random
 from jaxfp4.reference.blocks import Spec
 
 Rounding = Literal["nearest", "stochastic", "stochastic24"]
@@ -507,11 +507,3 @@ def transpose_blocks(q: ScaledArray) -> ScaledArray:
         scale=jnp.swapaxes(q.scale, -1, -2),
         size=q.data.shape[-2],
     )
-
-
-def unpack(q: ScaledArray) -> ScaledArray:
-    """q in the logical order of codes; q itself where it is in that order."""
-    if q.layout == layout.LOGICAL:
-        return q
-    data, scale = layout.deinterleave(q.data, q.scale, q.block_shape)
-    return q.replace(data=data, scale=scale, layout=layout.LOGICAL)

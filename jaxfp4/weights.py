@@ -14,12 +14,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxfp4.array import ScaledArray
+from jaxfp4.array import ScaledArray, unpack
 from jaxfp4.conv import kernel_matrix, scaled_conv_general_dilated
 from jaxfp4.dot import operand_key, packed_dot_general, quantize_rhs, scaled_dot_general
 from jaxfp4.einsum import einsum_matrix, scaled_einsum
 from jaxfp4.errors import LayerError
-from jaxfp4.quantizer import Quantizer, dequantize, fake_quantize, unpack
+from jaxfp4.quantizer import Quantizer, dequantize, fake_quantize
 from jaxfp4.recipes import Recipe
 
 # ------------------------------------------------------------------ kernels

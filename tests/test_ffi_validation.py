@@ -64,6 +64,22 @@ def dot(
     )  # fmt: skip
 
 
+TRANSPOSED = dict(
+    element=0, scale_type=1, block_rows=1, block_cols=16, batch_rank=0, contracted_first=0,
+    out_transposed=0,
+)  # fmt: skip
+
+
+def transposed(
+    lhs=(3, 5), rhs=(5, 16), scale=(5, 2), g=(), out=(3, 32), *, lhs_dtype=F32, rhs_dtype=U8,
+    scale_dtype=E4M3, g_dtype=F32, out_dtype=F32, **attrs,
+):  # fmt: skip
+    return call(
+        "scaled_dot_transposed", [(out, out_dtype)], zeros(lhs, lhs_dtype), zeros(rhs, rhs_dtype),
+        zeros(scale, scale_dtype), zeros(g, g_dtype), **(TRANSPOSED | attrs),
+    )  # fmt: skip
+
+
 def dequantize(
     data=(4, 16), scale=(4, 2), g=(), out=(4, 32), *, data_dtype=U8, scale_dtype=E4M3, g_dtype=F32,
     out_dtype=F32, element=0, scale_type=1, block_rows=1, block_cols=16,
@@ -97,6 +113,13 @@ WELL_FORMED = [
     (dot, {}),
     (dot, dict(lhs=(0, 32), out=(0, 5))),
     (dot, dict(lhs=(3, 0), rhs=(5, 0), rhs_scale=(5, 0))),
+    (transposed, {}),
+    (transposed, dict(lhs=(5, 3), contracted_first=1)),
+    (transposed, dict(lhs=(5,), out=(32,))),
+    (transposed, dict(out=(32, 3), out_transposed=1)),
+    (transposed, dict(lhs=(0, 5), out=(0, 32))),
+    (transposed, dict(lhs=(3, 0), rhs=(0, 16), scale=(0, 2))),
+    (transposed, dict(lhs=(3, 5), rhs=(5, 0), scale=(5, 0), out=(3, 0))),
     (dequantize, {}),
     (dequantize, dict(data=(0, 16), scale=(0, 2), out=(0, 32))),
     (hadamard, {}),
@@ -121,6 +144,11 @@ MALFORMED = [
     (dot, dict(scale_dtype=E8M0)),
     (dot, dict(g_dtype=BF16)),
     (dot, dict(out_dtype=jnp.int32)),
+    (transposed, dict(lhs_dtype=jnp.int8)),
+    (transposed, dict(rhs_dtype=jnp.int8)),
+    (transposed, dict(scale_dtype=E8M0)),
+    (transposed, dict(g_dtype=BF16)),
+    (transposed, dict(out_dtype=jnp.int32)),
     (dequantize, dict(data_dtype=jnp.int16)),
     (dequantize, dict(scale_dtype=F32)),
     (dequantize, dict(out_dtype=jnp.float8_e5m2)),
@@ -149,6 +177,18 @@ MALFORMED = [
     (dot, dict(out=(4, 5))),
     (dot, dict(lhs_g=(7,))),
     (dot, dict(rhs_g=(7,))),
+    (transposed, dict(lhs=(3, 4))),
+    (transposed, dict(lhs=(), out=(32,))),
+    (transposed, dict(lhs=(5, 3))),
+    (transposed, dict(contracted_first=1)),
+    (transposed, dict(lhs=(2, 3, 5), rhs=(1, 5, 16), scale=(1, 5, 2), batch_rank=1)),
+    (transposed, dict(rhs=(16,), scale=(2,))),
+    (transposed, dict(scale=(5, 3))),
+    (transposed, dict(scale=(4, 2))),
+    (transposed, dict(g=(7,))),
+    (transposed, dict(out=(3, 31))),
+    (transposed, dict(out=(4, 32))),
+    (transposed, dict(out_transposed=1)),
     (dequantize, dict(scale=(4, 3))),
     (dequantize, dict(g=(3,))),
     (dequantize, dict(out=(4, 31))),
@@ -160,6 +200,7 @@ MALFORMED = [
     (quantize, dict(x=(4, 24), data=(4, 12), scale=(4, 2))),
     (quantize, dict(MX, x=(4, 48), data=(4, 24))),
     (dot, dict(lhs=(3, 24), rhs=(5, 12))),
+    (transposed, dict(rhs=(5, 12), out=(3, 24))),
     # attributes
     (quantize, dict(element=9)),
     (quantize, dict(element=-1)),
@@ -176,6 +217,11 @@ MALFORMED = [
     (dot, dict(rhs_element=-1)),
     (dot, dict(rhs_layout=17)),
     (dot, dict(lhs_element=77)),
+    (transposed, dict(element=-1)),
+    (transposed, dict(batch_rank=1)),
+    (transposed, dict(batch_rank=-1)),
+    (transposed, dict(contracted_first=2)),
+    (transposed, dict(out_transposed=2)),
     (hadamard, dict(inverse=5)),
 ]
 

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "jaxfp4"
 # From the bottom up. A module imports from layers below its own, or from its own. "jaxfp4" is the
 # package's __init__, which gathers what lies below it.
 LAYERS = (
-    ("formats", "errors"),
+    ("formats", "errors", "orders"),
     ("array",),
     ("reference", "native", "dispatch"),
     ("ops",),

@@ -79,5 +79,18 @@ def test_arrays_without_such_an_order_stay():
         jf.quantize(normal(64), jf.nvfp4),
     ):
         assert jf.prepack(q) is q
-    with pytest.raises(jf.ShapeError, match="unpack it first"):
-        jf.prepack(jf.quantize(normal(32, 64), jf.nvfp4))[0]
+
+
+def test_indexing():
+    q = jax.vmap(lambda w: jf.quantize(w, jf.nvfp4))(normal(3, 32, 64, seed=1))
+    p = jf.prepack(q)
+    assert (p[1].layout, p[1:].layout, p[1, 4:7].layout) == (1, 1, 0)
+    for index in (1, slice(1, None), (1, slice(4, 7)), (slice(None), 5), jnp.array([2, 0])):
+        same(jf.dequantize(p[index]), jf.dequantize(q[index]))
+    assert p.astype(jnp.bfloat16).layout == p.mT.layout == 1
+
+
+def test_a_left_operand_of_longer_blocks():
+    a = jf.quantize(normal(4, 48), jf.mxfp4)  # padded to 64
+    b = jf.quantize(normal(32, 48, seed=1), jf.nvfp4)
+    same(jf.scaled_dot(a, jf.prepack(b)), jf.scaled_dot(a, b))

@@ -87,6 +87,7 @@ struct Case {
   ScaleType rhs_scale;
   int64_t rhs_block;
   Layout layout;
+  bool rhs_transposed = false, lhs_transposed = false;
 };
 
 int64_t Bits(int element) {
@@ -137,6 +138,12 @@ void Measure(const Case& c, int64_t m, int64_t n, int64_t k, const Kernels& kern
   p.rhs.coded = true;
   p.rhs.format.element = c.rhs;
   p.rhs_layout = c.layout;
+  p.lhs.transposed = c.lhs_transposed;
+  p.rhs.transposed = c.rhs_transposed;
+  if (c.rhs_transposed) {
+    p.rhs.rows_per_offset = k;
+    p.rhs.scale_cols = p.rhs.scale_row_stride = c.rhs_block ? n / c.rhs_block : 1;
+  }
   p.out = out.data();
   p.out_of_memory = &out_of_memory;
 
@@ -212,6 +219,12 @@ int main(int argc, char** argv) {
       {"mxfp8 x mxfp8", 3, e8m0, 32, Element::kE4M3, e8m0, 32, logical},
       {"fp8 x fp8 (channel)", 3, f32, 0, Element::kE4M3, f32, 0, logical},
       {"bfloat16 x mxfp6", -2, f32, 0, Element::kE2M3, e8m0, 32, logical},
+      {"float32 x rows of nvfp4", -1, f32, 0, Element::kE2M1, e4m3, 16, logical, true},
+      {"columns x rows of nvfp4", -1, f32, 0, Element::kE2M1, e4m3, 16, logical, true, true},
+      {"bfloat16 x rows of nvfp4", -2, f32, 0, Element::kE2M1, e4m3, 16, logical, true},
+      {"bf16 columns x rows of nvfp4", -2, f32, 0, Element::kE2M1, e4m3, 16, logical, true, true},
+      {"float32 x rows of mxfp8", -1, f32, 0, Element::kE4M3, e8m0, 32, logical, true},
+      {"float32 x rows of fp8 (128)", -1, f32, 0, Element::kE4M3, f32, 128, logical, true},
   };
   std::printf("target %s, %lld threads, N=%lld K=%lld\n", ActiveKernels().name,
               static_cast<long long>(threads), static_cast<long long>(n),

@@ -347,6 +347,7 @@ struct IntScheme {
   static constexpr int64_t kPanelBytes = kBlocks * kPanelBlock * 4;
 
   static constexpr float kUnit = IntegerUnit(kType);
+  static constexpr bool kTakesFloats = false;
 
   static void PackRow(const ScaledDotProblem& p, int64_t row, int64_t begin, int64_t end,
                       uint8_t* to) {

@@ -9,11 +9,13 @@
 //   kPanelBytes          of a chunk of kVectors * 16 rows of rhs
 //   kUnit                what sums must be multiplied by
 //   PackRow, PackVector  decode a chunk of a row of lhs, of 16 rows of rhs
+//   kTakesFloats         whether lhs may be floats, and transposed; PackColumns decodes it then
 //   Dot<R>               sums of a chunk for R rows
 // Included by scaled_dot_kernel.cc only.
 #pragma once
 
 #include "cc/cpu/parallel.h"
+#include "cc/cpu/scaled_dot_columns-inl.h"
 #include "cc/cpu/scaled_dot_rows-inl.h"
 #include "cc/cpu/scaled_dot_transpose-inl.h"
 
@@ -56,15 +58,22 @@ class Chunks {
 
 // ---- results
 
-// Writes `count` outputs of row `row`, from column n on.
+// Writes the first `count` lanes, or all, from element `at` of the output on.
 template <Dtype kDtype>
-JAXFP4_INLINE void StoreOutputs(const ScaledDotProblem& p, int64_t row, int64_t n, F y) {
+JAXFP4_INLINE void StoreOutputs(const ScaledDotProblem& p, int64_t at, int64_t count, F y) {
   using Type = typename Memory<kDtype>::Type;
-  Type* out = static_cast<Type*>(p.out) + row * p.cols + n;
-  if (n + kLanes <= p.cols) return Memory<kDtype>::Store(y, out);
-  Type rest[kLanes];
-  Memory<kDtype>::Store(y, rest);
-  memcpy(out, rest, static_cast<size_t>(p.cols - n) * sizeof(Type));
+  Type* out = static_cast<Type*>(p.out) + at;
+  if (count >= kLanes) return Memory<kDtype>::Store(y, out);
+  Type some[kLanes];
+  Memory<kDtype>::Store(y, some);
+  memcpy(out, some, static_cast<size_t>(count) * sizeof(Type));
+}
+JAXFP4_INLINE void StoreOutputs(const ScaledDotProblem& p, int64_t at, int64_t count, F y) {
+  switch (p.out_dtype) {
+    case Dtype::kF32: return StoreOutputs<Dtype::kF32>(p, at, count, y);
+    case Dtype::kBF16: return StoreOutputs<Dtype::kBF16>(p, at, count, y);
+    case Dtype::kF16: return StoreOutputs<Dtype::kF16>(p, at, count, y);
+  }
 }
 
 // The scales that multiply finished sums of a row of lhs and of 16 rows of rhs.
@@ -81,13 +90,28 @@ struct FinalScale {
     global = GlobalScale(p.rhs, b, p.batch);
   }
 
-  JAXFP4_INLINE void Store(const ScaledDotProblem& p, int64_t row, int64_t n, F sum) const {
+  JAXFP4_INLINE F Apply(const ScaledDotProblem& p, int64_t row, F sum) const {
     const float g = GlobalScale(p.lhs, row, p.batch * p.rows) * global;
-    const F y = sum * F(unit) * F(RowScale(p.lhs, row)) * rhs * F(g);
-    switch (p.out_dtype) {
-      case Dtype::kF32: return StoreOutputs<Dtype::kF32>(p, row, n, y);
-      case Dtype::kBF16: return StoreOutputs<Dtype::kBF16>(p, row, n, y);
-      case Dtype::kF16: return StoreOutputs<Dtype::kF16>(p, row, n, y);
+    return sum * F(unit) * F(RowScale(p.lhs, row)) * rhs * F(g);
+  }
+  JAXFP4_INLINE void Store(const ScaledDotProblem& p, int64_t row, int64_t n, F sum) const {
+    StoreOutputs(p, row * p.cols + n, p.cols - n, Apply(p, row, sum));
+  }
+  // Of `count` rows of one batch entry, at most 16, to a transposed output. Sums of the next row
+  // are `stride` further.
+  void StoreColumns(const ScaledDotProblem& p, int64_t row, int64_t count, int64_t n,
+                    const float* sums, int64_t stride) const {
+    alignas(64) float tile[kLanes * kLanes] = {}, columns[kLanes * kLanes];
+    const void* rows[kLanes];
+    for (int i = 0; i < kLanes; ++i) rows[i] = tile + i * kLanes;
+    for (int64_t i = 0; i < count; ++i) {
+      StoreF32(Apply(p, row + i, LoadF32(sums + i * stride)), tile + i * kLanes);
+    }
+    TransposeWords(rows, reinterpret_cast<uint32_t*>(columns), kLanes);
+    const int64_t entry = row / p.rows;
+    for (int64_t j = 0; j < Min64(kLanes, p.cols - n); ++j) {
+      const int64_t at = (entry * p.cols + n + j) * p.rows + row % p.rows;
+      StoreOutputs(p, at, count, LoadF32(columns + j * kLanes));
     }
   }
 };
@@ -133,10 +157,20 @@ class Gemm {
 
   // The decoded lhs is [entry][chunk][row][kRowBytes]: one stream for each panel that passes over.
   void PackLhs() {
-    const int64_t rows = window_.rows();
-    const int64_t n = (window_.batch_end - window_.batch_begin) * rows;
-    parallel_.For(n, Grain(p_.depth), [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) PackLhsRow(i / rows, i % rows);
+    const int64_t together = p_.lhs.transposed ? kLanes : 1;
+    const int64_t items = CeilDiv(window_.rows(), together);
+    const int64_t n = (window_.batch_end - window_.batch_begin) * items;
+    parallel_.For(n, Grain(together * p_.depth), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t entry = i / items, r = i % items * together;
+        if constexpr (Scheme::kTakesFloats) {
+          if (p_.lhs.transposed) {
+            PackLhsColumns(entry, r, Min64(r + kLanes, window_.rows()));
+            continue;
+          }
+        }
+        PackLhsRow(entry, r);
+      }
     });
   }
 
@@ -146,6 +180,19 @@ class Gemm {
     for (int64_t k = 0; k < p_.depth; ++chunk) {
       const int64_t end = chunks_.End(k);
       scheme_.PackRow(p_, row, k, end, Lhs(entry, chunk, r));
+      k = end;
+    }
+  }
+
+  // Rows [r, r_end) of a lhs that has them as columns.
+  void PackLhsColumns(int64_t entry, int64_t r, int64_t r_end) const {
+    const int64_t row = (window_.batch_begin + entry) * p_.rows + window_.row_begin + r;
+    int64_t chunk = 0;
+    for (int64_t k = 0; k < p_.depth; ++chunk) {
+      const int64_t end = chunks_.End(k);
+      uint8_t* to[kLanes];
+      for (int64_t i = r; i < r_end; ++i) to[i - r] = Lhs(entry, chunk, i);
+      scheme_.PackColumns(p_, row, r_end - r, k, end, to);
       k = end;
     }
   }
@@ -201,9 +248,16 @@ class Gemm {
     }
     for (int j = 0; j < vectors; ++j) {
       const FinalScale scale(p_, b, n + j * kLanes, Scheme::kUnit);
-      for (int64_t r = row_begin; r < row_end; ++r) {
+      const int64_t together = p_.out_transposed ? kLanes : 1;
+      for (int64_t r = row_begin; r < row_end; r += together) {
         const float* from = sums + (r - row_begin) * kWidth + j * kLanes;
-        scale.Store(p_, b * p_.rows + window_.row_begin + r, n + j * kLanes, LoadF32(from));
+        const int64_t row = b * p_.rows + window_.row_begin + r;
+        if (p_.out_transposed) {
+          const int64_t count = Min64(kLanes, row_end - r);
+          scale.StoreColumns(p_, row, count, n + j * kLanes, from, kWidth);
+        } else {
+          scale.Store(p_, row, n + j * kLanes, LoadF32(from));
+        }
       }
     }
   }
@@ -341,12 +395,23 @@ struct FloatScheme {
   static constexpr int64_t kPanelBytes = kWords * kVectors * 64;
 
   static constexpr float kUnit = 1.0f;
+  static constexpr bool kTakesFloats = true;
 
   static void PackRow(const ScaledDotProblem& p, int64_t row, int64_t begin, int64_t end,
                       uint8_t* to) {
     alignas(64) float x[kChunk];
     DecodeRow(p.lhs, row, p.depth, begin, end, x);
     Math::Pack(x, RoundUp(end - begin, 2 * kLanes), reinterpret_cast<uint32_t*>(to));
+  }
+
+  static void PackColumns(const ScaledDotProblem& p, int64_t row, int64_t count, int64_t begin,
+                          int64_t end, uint8_t* const* to) {
+    alignas(64) float x[kLanes * kChunk];
+    DecodeColumns(p, row, count, begin, end, x, kChunk);
+    const int64_t size = RoundUp(end - begin, 2 * kLanes);
+    for (int64_t i = 0; i < count; ++i) {
+      Math::Pack(x + i * kChunk, size, reinterpret_cast<uint32_t*>(to[i]));
+    }
   }
 
   void PackVector(const ScaledDotProblem& p, int64_t b, int64_t n, int64_t begin, int64_t end,

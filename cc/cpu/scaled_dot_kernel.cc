@@ -2,6 +2,7 @@
 //
 //   both of one FP4 format   integers; the same bits however many rows
 //   rhs of an FP4 format     floats; few rows with codes decoded in registers, else in panels
+//   transposed rhs           floats, in panels
 //   all else                 floats; few rows of lhs with rows of rhs streamed past, else in panels
 // FP4 is e2m1 with e4m3 scales of 16 or e8m0 scales of 32. "Floats" are pairs of bfloat16 where the
 // target has their dot product and bfloat16 holds the decoded elements of both operands exactly,
@@ -47,6 +48,7 @@ void RunAny(const ScaledDotProblem& p, Parallel& parallel) {
 
 template <class Math>
 void RunFloat(const ScaledDotProblem& p, Parallel& parallel) {
+  if (p.rhs.transposed) return Gemm<FloatScheme<Math>>(p, parallel, {PackColumns<Math>}).Run();
   if (!IsFp4(p.rhs)) return RunAny<Math>(p, parallel);
   if (p.rhs.format.scale_type == ScaleType::kE4M3) {
     return RunFp4<Math, ScaleType::kE4M3>(p, parallel);
@@ -60,9 +62,10 @@ void RunInt(const ScaledDotProblem& p, Parallel& parallel) {
 }
 
 // Whether bfloat16 holds every decoded element: codes have at most four significant bits and so
-// have e4m3 scales.
+// have e4m3 scales; float32 scales multiply the elements of transposed operands only.
 [[maybe_unused]] bool ExactInBFloat16(const DotOperand& x) {
-  return x.coded || x.dtype == Dtype::kBF16;
+  if (!x.coded) return x.dtype == Dtype::kBF16;
+  return !(x.transposed && x.format.scale_type == ScaleType::kFloat32);
 }
 
 // depth == 0
@@ -80,7 +83,7 @@ void ScaledDot(const ScaledDotProblem& p, Parallel& parallel) {
     return RunInt(p, parallel);
   }
 #if defined(__AVX512BF16__)
-  if (ExactInBFloat16(p.lhs)) return RunFloat<BFloat16>(p, parallel);
+  if (ExactInBFloat16(p.lhs) && ExactInBFloat16(p.rhs)) return RunFloat<BFloat16>(p, parallel);
 #endif
   RunFloat<Float32>(p, parallel);
 }

@@ -55,9 +55,10 @@ inline int64_t ScaleIndex(const DotOperand& x, int64_t row, int64_t k) {
   return x.scale_cols == 1 ? index : index + k / x.format.block_cols;
 }
 
-// Scales of type float32 multiply sums of products, where other types multiply elements exactly.
+// Scales of type float32 multiply sums of products, where other types multiply elements exactly. (A
+// sum over rows has no one scale: transposed operands are decoded with all their scales.)
 inline bool HasOuterScale(const DotOperand& x) {
-  return x.coded && x.format.scale_type == ScaleType::kFloat32;
+  return x.coded && !x.transposed && x.format.scale_type == ScaleType::kFloat32;
 }
 inline bool HasOuterBlocks(const DotOperand& x) { return HasOuterScale(x) && x.scale_cols > 1; }
 inline float OuterScale(const DotOperand& x, int64_t row, int64_t k) {

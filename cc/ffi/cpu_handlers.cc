@@ -54,7 +54,7 @@ struct Cpu {
 
 const std::vector<Registration>& CpuRegistrations() {
   return Registrations<Cpu, QuantizeBlocksOp, FakeQuantizeOp, DequantizeBlocksOp, AmaxOp, HadamardOp,
-                       ScaledDotOp>();
+                       ScaledDotOp, ScaledDotTransposedOp>();
 }
 
 }  // namespace jaxfp4

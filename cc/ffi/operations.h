@@ -172,6 +172,32 @@ struct ScaledDotOp {
   }
 };
 
+struct ScaledDotTransposedOp {
+  static constexpr const char* kTarget = "jaxfp4_scaled_dot_transposed_v1";
+
+  template <class Binding>
+  static auto Bind(Binding&& binding) {
+    return Attrs(Rets<1>(Args<4>(std::move(binding))), "element", "scale_type", "block_rows",
+                 "block_cols", "batch_rank", "contracted_first", "out_transposed");
+  }
+
+  template <class Platform>
+  static ffi::Error Call(typename Platform::Context context, Buffer lhs, Buffer rhs,
+                         Buffer rhs_scale, Buffer rhs_global, Result out, int64_t element,
+                         int64_t scale_type, int64_t block_rows, int64_t block_cols,
+                         int64_t batch_rank, int64_t contracted_first,
+                         int64_t out_transposed) {
+    ScaledDotProblem problem;
+    ScaledDotOffsets offsets;
+    JAXFP4_RETURN_IF_ERROR(ReadScaledDotTransposed(
+        lhs, rhs, rhs_scale, rhs_global, *out,
+        {element, scale_type, block_rows, block_cols, batch_rank, contracted_first,
+         out_transposed},
+        &problem, &offsets));
+    return Platform::ScaledDot(problem, context);
+  }
+};
+
 template <class Operation, class Platform>
 XLA_FFI_Error* Handle(XLA_FFI_CallFrame* frame) {
   static auto* handler =

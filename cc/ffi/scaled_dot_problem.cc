@@ -13,7 +13,8 @@ Subject Of(const char* operand) { return {kOp, operand}; }
 
 // An operand's names in errors, and what comes with the data.
 struct Source {
-  const char* op;  // of errors about the format
+  const char* op;
+  const char* format_name;  // the operation and operand, for errors about the format
   const char* data_name;
   const char* scale_name;
   const char* global_name;
@@ -21,32 +22,35 @@ struct Source {
   const ffi::AnyBuffer& scale;
   const ffi::AnyBuffer& global;
   int64_t element, scale_type, block_rows, block_cols;
+
+  Subject Of(const char* operand) const { return {op, operand}; }
 };
 
 // The shape of the values: [leading..., K].
 ffi::Error ReadValues(const Source& source, DotOperand* x, Dims* dims) {
   *dims = DimsOf(source.data);
   if (dims->size() < 2) {
-    return Invalid(Of(source.data_name),
+    return Invalid(source.Of(source.data_name),
                    "has shape " + Text(*dims) + ", expected rank 2 or more");
   }
   x->data = source.data.untyped_data();
   x->coded = source.element != -1;
-  if (!x->coded) return ReadFloatDtype(Of(source.data_name), source.data, &x->dtype);
-  JAXFP4_RETURN_IF_ERROR(ReadBlockFormat(source.op, source.element, source.scale_type,
+  if (!x->coded) return ReadFloatDtype(source.Of(source.data_name), source.data, &x->dtype);
+  JAXFP4_RETURN_IF_ERROR(ReadBlockFormat(source.format_name, source.element, source.scale_type,
                                          source.block_rows, source.block_cols, &x->format));
-  JAXFP4_RETURN_IF_ERROR(ExpectDtype(Of(source.data_name), source.data, ffi::DataType::U8));
+  JAXFP4_RETURN_IF_ERROR(ExpectDtype(source.Of(source.data_name), source.data, ffi::DataType::U8));
   const int64_t bits = BitsOf(x->format.element), bytes = dims->back();
   dims->back() = bytes * 8 / bits;
   if (bytes * 8 % bits != 0) {
-    return Invalid(Of(source.data_name), "has " + std::to_string(bytes) +
-                                             " bytes in a row, expected whole groups of " +
-                                             std::to_string(bits) + "-bit codes");
+    return Invalid(source.Of(source.data_name),
+                   "has " + std::to_string(bytes) + " bytes in a row, expected whole groups of " +
+                       std::to_string(bits) + "-bit codes");
   }
   if (x->format.block_cols != 0 && dims->back() % x->format.block_cols != 0) {
-    return Invalid(Of(source.data_name), "has K = " + std::to_string(dims->back()) +
-                                             ", expected a multiple of the block's " +
-                                             std::to_string(x->format.block_cols));
+    return Invalid(source.Of(source.data_name),
+                   "has K = " + std::to_string(dims->back()) +
+                       ", expected a multiple of the block's " +
+                       std::to_string(x->format.block_cols));
   }
   return ffi::Error::Success();
 }
@@ -82,11 +86,12 @@ ffi::Error ReadScale(const Source& source, const Dims& values, size_t batch_rank
                      DotOperand* x, Dims* offsets) {
   const BlockFormat& format = x->format;
   JAXFP4_RETURN_IF_ERROR(
-      ExpectDtype(Of(source.scale_name), source.scale, DataTypeOf(format.scale_type)));
+      ExpectDtype(source.Of(source.scale_name), source.scale, DataTypeOf(format.scale_type)));
   if (format.block_rows > 1 && values.size() != batch_rank + 2) {
-    return Invalid(Of(source.data_name), "has values of shape " + Text(values) +
-                                             ", expected one axis of rows for blocks of " +
-                                             std::to_string(format.block_rows) + " rows");
+    return Invalid(source.Of(source.data_name),
+                   "has values of shape " + Text(values) +
+                       ", expected one axis of rows for blocks of " +
+                       std::to_string(format.block_rows) + " rows");
   }
   const Dims full = FullScaleShape(format, values);
   const Dims got = DimsOf(source.scale);
@@ -96,7 +101,7 @@ ffi::Error ReadScale(const Source& source, const Dims& values, size_t batch_rank
     fits = got[i] == full[i] || (got[i] == 1 && !blocked);
   }
   if (!fits) {
-    return Invalid(Of(source.scale_name),
+    return Invalid(source.Of(source.scale_name),
                    "has shape " + Text(got) + ", expected " + Text(full) + " (blocks of " +
                        std::to_string(format.block_rows) + " x " +
                        std::to_string(format.block_cols) + " for values " + Text(values) +
@@ -115,11 +120,12 @@ ffi::Error ReadScale(const Source& source, const Dims& values, size_t batch_rank
 }
 
 ffi::Error ReadGlobal(const Source& source, const Dims& values, size_t most, DotOperand* x) {
-  JAXFP4_RETURN_IF_ERROR(ExpectDtype(Of(source.global_name), source.global, ffi::DataType::F32));
+  const Subject subject = source.Of(source.global_name);
+  JAXFP4_RETURN_IF_ERROR(ExpectDtype(subject, source.global, ffi::DataType::F32));
   x->global_scale = static_cast<const float*>(source.global.untyped_data());
   x->global_count = Product(DimsOf(source.global));
   if (x->global_count == 1) return ffi::Error::Success();
-  return ExpectLeading(Of(source.global_name), source.global, values, most, {});
+  return ExpectLeading(subject, source.global, values, most, {});
 }
 
 ffi::Error CheckContraction(const Dims& lhs, const Dims& rhs, size_t batch_rank) {
@@ -157,10 +163,10 @@ ffi::Error ReadScaledDot(const ffi::AnyBuffer& lhs, const ffi::AnyBuffer& lhs_sc
                          ScaledDotProblem* problem, ScaledDotOffsets* offsets) {
   ScaledDotProblem& p = *problem;
   p = {};
-  const Source left = {"jaxfp4_scaled_dot: lhs", "lhs", "lhs scale", "lhs global scale",
+  const Source left = {kOp, "jaxfp4_scaled_dot: lhs", "lhs", "lhs scale", "lhs global scale",
                        lhs, lhs_scale, lhs_global,
                        a.lhs_element, a.lhs_scale_type, a.lhs_block_rows, a.lhs_block_cols};
-  const Source right = {"jaxfp4_scaled_dot: rhs", "rhs", "rhs scale", "rhs global scale",
+  const Source right = {kOp, "jaxfp4_scaled_dot: rhs", "rhs", "rhs scale", "rhs global scale",
                         rhs, rhs_scale, rhs_global,
                         a.rhs_element, a.rhs_scale_type, a.rhs_block_rows, a.rhs_block_cols};
   if (a.rhs_element == -1) {
@@ -190,6 +196,68 @@ ffi::Error ReadScaledDot(const ffi::AnyBuffer& lhs, const ffi::AnyBuffer& lhs_sc
   JAXFP4_RETURN_IF_ERROR(
       ExpectShape(Of("out"), out, result, "the axes of lhs but the last, then rows of rhs"));
   JAXFP4_RETURN_IF_ERROR(ReadFloatDtype(Of("out"), out, &p.out_dtype));
+  p.out = out.untyped_data();
+  return ffi::Error::Success();
+}
+
+ffi::Error ReadScaledDotTransposed(const ffi::AnyBuffer& lhs, const ffi::AnyBuffer& rhs,
+                                   const ffi::AnyBuffer& rhs_scale,
+                                   const ffi::AnyBuffer& rhs_global, const ffi::AnyBuffer& out,
+                                   const ScaledDotTransposedAttributes& a,
+                                   ScaledDotProblem* problem, ScaledDotOffsets* offsets) {
+  constexpr char kTransposed[] = "jaxfp4_scaled_dot_transposed";
+  ScaledDotProblem& p = *problem;
+  p = {};
+  const Source right = {kTransposed, kTransposed, "rhs", "rhs scale", "rhs global scale",
+                        rhs, rhs_scale, rhs_global,
+                        a.element, a.scale_type, a.block_rows, a.block_cols};
+  Dims values;
+  if (a.element == -1) return ExpectAttribute(right.Of("element"), a.element, 0, 4);
+  JAXFP4_RETURN_IF_ERROR(ReadValues(right, &p.rhs, &values));
+  const int64_t rank = static_cast<int64_t>(values.size());
+  JAXFP4_RETURN_IF_ERROR(ExpectAttribute(right.Of("batch_rank"), a.batch_rank, 0, rank - 2));
+  JAXFP4_RETURN_IF_ERROR(
+      ExpectAttribute(right.Of("contracted_first"), a.contracted_first, 0, 1));
+  JAXFP4_RETURN_IF_ERROR(ExpectAttribute(right.Of("out_transposed"), a.out_transposed, 0, 1));
+  const size_t batch_rank = static_cast<size_t>(a.batch_rank);
+  JAXFP4_RETURN_IF_ERROR(ReadScale(right, values, batch_rank, true, &p.rhs, &offsets->rhs));
+  JAXFP4_RETURN_IF_ERROR(ReadGlobal(right, values, batch_rank, &p.rhs));
+
+  const Dims batch = Slice(values, 0, batch_rank);
+  const Dims contracted = Slice(values, batch_rank, values.size() - 1);
+  const Dims dims = DimsOf(lhs);
+  Dims expected = batch, free;
+  if (dims.size() >= batch.size() + contracted.size()) {
+    const size_t begin = batch_rank + (a.contracted_first ? contracted.size() : 0);
+    free = Slice(dims, begin, begin + dims.size() - batch.size() - contracted.size());
+  }
+  for (const Dims& part : {a.contracted_first ? contracted : free,
+                           a.contracted_first ? free : contracted}) {
+    expected.insert(expected.end(), part.begin(), part.end());
+  }
+  JAXFP4_RETURN_IF_ERROR(ReadFloatDtype(right.Of("lhs"), lhs, &p.lhs.dtype));
+  JAXFP4_RETURN_IF_ERROR(ExpectShape(right.Of("lhs"), lhs, expected,
+                                     "batch axes, and the rows of rhs " + Text(values) +
+                                         " beside free axes"));
+  static constexpr float kOne = 1.0f;
+  p.lhs.data = lhs.untyped_data();
+  p.lhs.global_scale = &kOne;
+  p.lhs.global_count = 1;
+  p.lhs.transposed = a.contracted_first;
+  p.rhs.transposed = true;
+
+  p.batch = Product(batch);
+  p.rows = Product(free);
+  p.cols = values.back();
+  p.depth = Product(contracted);
+  p.out_transposed = a.out_transposed;
+  Dims result = batch;
+  if (p.out_transposed) result.push_back(p.cols);
+  result.insert(result.end(), free.begin(), free.end());
+  if (!p.out_transposed) result.push_back(p.cols);
+  JAXFP4_RETURN_IF_ERROR(ExpectShape(right.Of("out"), out, result,
+                                     "batch axes, then free axes of lhs and columns of rhs"));
+  JAXFP4_RETURN_IF_ERROR(ReadFloatDtype(right.Of("out"), out, &p.out_dtype));
   p.out = out.untyped_data();
   return ffi::Error::Success();
 }

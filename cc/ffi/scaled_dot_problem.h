@@ -26,4 +26,16 @@ ffi::Error ReadScaledDot(const ffi::AnyBuffer& lhs, const ffi::AnyBuffer& lhs_sc
                          const ffi::AnyBuffer& out, const ScaledDotAttributes& attributes,
                          ScaledDotProblem* problem, ScaledDotOffsets* offsets);
 
+struct ScaledDotTransposedAttributes {
+  int64_t element, scale_type, block_rows, block_cols;
+  int64_t batch_rank, contracted_first, out_transposed;
+};
+
+// Floats times the rows of rhs: lhs and out of the problem may be transposed, rhs is.
+ffi::Error ReadScaledDotTransposed(const ffi::AnyBuffer& lhs, const ffi::AnyBuffer& rhs,
+                                   const ffi::AnyBuffer& rhs_scale,
+                                   const ffi::AnyBuffer& rhs_global, const ffi::AnyBuffer& out,
+                                   const ScaledDotTransposedAttributes& attributes,
+                                   ScaledDotProblem* problem, ScaledDotOffsets* offsets);
+
 }  // namespace jaxfp4

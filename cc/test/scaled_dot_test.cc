@@ -168,7 +168,7 @@ Run Dot(const Operand& lhs, const DotOperand& rhs, int64_t cols, Dtype dtype, La
                                (dtype == Dtype::kF32 ? 4 : 2)), dtype};
   bool out_of_memory = false;
   const ScaledDotProblem p{lhs.batch, lhs.rows, cols, lhs.depth, lhs.Describe(), rhs,
-                           layout, dtype, run.out.data(), &out_of_memory};
+                           layout, false, dtype, run.out.data(), &out_of_memory};
   kernels.scaled_dot(p, parallel);
   Check(!out_of_memory, "out of memory");
   return run;
@@ -463,6 +463,141 @@ void TestSpecialElements() {
   }
 }
 
+// ---- transposed operands
+
+// Floats times the rows of codes: [batch, rows, depth] x [batch, depth, cols], or with the floats
+// transposed too.
+struct Transposed {
+  Operand lhs, rhs;
+  bool lhs_transposed, out_transposed = false;
+  int64_t rows, cols, depth;
+
+  Transposed(const Spec& a, const Spec& b, bool lhs_transposed, int64_t batch, int64_t rows,
+             int64_t cols, int64_t depth, Random& random)
+      : lhs(lhs_transposed ? Make(a, batch, depth, rows, random)
+                           : Make(a, batch, rows, depth, random)),
+        rhs(Make(b, batch, depth, cols, random)),
+        lhs_transposed(lhs_transposed), rows(rows), cols(cols), depth(depth) {}
+
+  double Lhs(int64_t b, int64_t m, int64_t k) const {
+    return lhs_transposed ? lhs.Get(b, k, m) : lhs.Get(b, m, k);
+  }
+  Exact ExactAt(int64_t b, int64_t m, int64_t n) const {
+    const double g = rhs.global[static_cast<size_t>(rhs.global.size() == 1 ? 0 : b)];
+    Exact e{0, 0};
+    for (int64_t k = 0; k < depth; ++k) {
+      const double term = Lhs(b, m, k) * rhs.Get(b, k, n) * g;
+      e.sum += term;
+      e.magnitude += std::fabs(term);
+    }
+    return e;
+  }
+  Run Dot(Dtype dtype, const Kernels& kernels, Parallel& parallel) const {
+    Run run{std::vector<uint8_t>(static_cast<size_t>(lhs.batch * rows * cols) *
+                                 (dtype == Dtype::kF32 ? 4 : 2)), dtype};
+    bool out_of_memory = false;
+    ScaledDotProblem p{lhs.batch, rows, cols, depth, lhs.Describe(), rhs.Describe(),
+                       Layout::kLogical, out_transposed, dtype, run.out.data(), &out_of_memory};
+    p.lhs.transposed = lhs_transposed;
+    p.rhs.transposed = true;
+    kernels.scaled_dot(p, parallel);
+    Check(!out_of_memory, "out of memory");
+    return run;
+  }
+};
+
+std::vector<Spec> FloatSpecs() {
+  const std::vector<Spec> all = LhsSpecs();
+  return {all.end() - 3, all.end()};
+}
+
+void TestTransposed() {
+  Random random(7);
+  Serial serial;
+  Threads threads(3);
+  const int64_t rows[] = {1, 3, 16, 17, 40, 90};
+  for (const Spec& a : FloatSpecs()) {
+    for (const Spec& b : CodedSpecs()) {
+      for (int i = 0; i < 6; ++i) {
+        const int64_t cols = Unit(b) * static_cast<int64_t>(1 + random() % 5);
+        const int64_t depth = 1 + static_cast<int64_t>(random() % (i == 0 ? 700 : 80));
+        const Transposed t(a, b, i % 2, 1 + random() % 2, rows[random() % 6], cols, depth, random);
+        const Dtype dtype = static_cast<Dtype>(i < 4 ? 0 : i - 3);
+        for (const Kernels* kernels : SupportedTargets()) {
+          const Run run = t.Dot(dtype, *kernels, serial);
+          if (t.Dot(dtype, *kernels, threads).out != run.out) {
+            Fail(*kernels, t.lhs, t.rhs, "transposed: threads change results");
+          }
+          Transposed swapped = t;
+          swapped.out_transposed = true;
+          const Run columns = swapped.Dot(dtype, *kernels, threads);
+          for (int64_t j = 0; j < t.lhs.batch * t.rows * cols; ++j) {
+            const int64_t b = j / cols / t.rows, m = j / cols % t.rows, n = j % cols;
+            const double other = columns.At((b * cols + n) * t.rows + m);
+            if (other != run.At(j) && !std::isnan(run.At(j))) {
+              Fail(*kernels, t.lhs, t.rhs, "transposed: out[" + std::to_string(j) + "] is " +
+                                               std::to_string(other) + " in a transposed out");
+              break;
+            }
+          }
+          for (int64_t j = 0; j < t.lhs.batch * t.rows * cols; ++j) {
+            const Exact e = t.ExactAt(j / cols / t.rows, j / cols % t.rows, j % cols);
+            const double sums = static_cast<double>(depth + 4) * 0x1p-24 * e.magnitude;
+            const double rounding = dtype == Dtype::kF32    ? 0
+                                    : dtype == Dtype::kBF16 ? 0x1p-8 : 0x1p-11;
+            if (dtype == Dtype::kF16 && std::fabs(e.sum) > 6e4) continue;
+            const double bound = sums + rounding * (std::fabs(e.sum) + sums) +
+                                 (dtype == Dtype::kF16 ? 1e-7 : 0);
+            if (!(std::fabs(run.At(j) - e.sum) <= bound)) {
+              Fail(*kernels, t.lhs, t.rhs,
+                   "transposed: out[" + std::to_string(j) + "] = " + std::to_string(run.At(j)) +
+                       ", expected " + std::to_string(e.sum));
+              break;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// A NaN of lhs reaches its row of outputs, one of a block the columns of the block.
+void TestTransposedSpecials() {
+  Random random(8);
+  Serial serial;
+  const Spec f32 = FloatSpecs()[0];
+  for (const Spec& b : CodedSpecs()) {
+    if (b.format.block_rows != 1 || b.format.scale_type == ScaleType::kFloat32) continue;
+    for (const bool lhs_transposed : {false, true}) {
+      Transposed t(f32, b, lhs_transposed, 1, 20, 64, 50, random);
+      const uint32_t nan = 0x7fc00000;
+      const int64_t at = lhs_transposed ? 33 * 20 + 7 : 7 * 50 + 33;
+      std::memcpy(&t.lhs.data[static_cast<size_t>(4 * at)], &nan, 4);
+      for (const Kernels* kernels : SupportedTargets()) {
+        const Run run = t.Dot(Dtype::kF32, *kernels, serial);
+        for (int64_t j = 0; j < 20 * 64; ++j) {
+          if (std::isnan(run.At(j)) != (j / 64 == 7)) {
+            Fail(*kernels, t.lhs, t.rhs, "transposed: a NaN of lhs, out " + std::to_string(j));
+            break;
+          }
+        }
+      }
+      t.rhs.scale[static_cast<size_t>(12 * t.rhs.ScaleCols() + 1)] =
+          b.format.scale_type == ScaleType::kE4M3 ? 0x7f : 0xff;
+      const int64_t block = b.format.block_cols;
+      for (const Kernels* kernels : SupportedTargets()) {
+        const Run run = t.Dot(Dtype::kF32, *kernels, serial);
+        for (int64_t j = 0; j < 20 * 64; ++j) {
+          if (std::isnan(run.At(j)) != (j / 64 == 7 || j % 64 / block == 1)) {
+            Fail(*kernels, t.lhs, t.rhs, "transposed: a NaN scale, out " + std::to_string(j));
+            break;
+          }
+        }
+      }
+    }
+  }
+}
+
 // Scales at the ends of their ranges: byte 0 of e8m0 is a subnormal, and so are seven codes of
 // e4m3.
 void TestExtremeScales() {
@@ -539,6 +674,8 @@ int main() {
   jaxfp4::TestInvariance();
   jaxfp4::TestSpecials();
   jaxfp4::TestSpecialElements();
+  jaxfp4::TestTransposed();
+  jaxfp4::TestTransposedSpecials();
   jaxfp4::TestExtremeScales();
   jaxfp4::TestEmpty();
   return jaxfp4::Finish("scaled_dot_test");

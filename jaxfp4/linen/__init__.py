@@ -14,7 +14,7 @@ optional_import("flax.linen", "flax", "jaxfp4.linen")
 
 from jaxfp4.linen.calibrate import calibrate  # noqa: E402
 from jaxfp4.linen.model import QuantizedModel  # noqa: E402
-from jaxfp4.linen.verbs import convert, prepare, quantize  # noqa: E402
+from jaxfp4.linen.verbs import convert, prepare, quantize, state  # noqa: E402
 from jaxfp4.paths import Report  # noqa: E402
 
-__all__ = ["QuantizedModel", "Report", "calibrate", "convert", "prepare", "quantize"]
+__all__ = ["QuantizedModel", "Report", "calibrate", "convert", "prepare", "quantize", "state"]

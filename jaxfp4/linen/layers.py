@@ -12,9 +12,10 @@ from flax import linen as nn
 from jax import lax
 
 from jaxfp4 import weights
-from jaxfp4.array import ScaledArray
+from jaxfp4.array import ScaledArray, unpack
 from jaxfp4.einsum import einsum_bias_shape
 from jaxfp4.errors import Fp4Error
+from jaxfp4.layouts import serve
 from jaxfp4.recipes import Recipe
 from jaxfp4.weights import ConvWeight, DotWeight, EinsumWeight, Packed, Weight
 
@@ -251,6 +252,10 @@ class Layer:
         """The kernel as the layer's product gets it: masked, and of the layer's dtype."""
         kernel = kernel if self.mask is None else kernel * self.mask
         return kernel if self.dtype is None else kernel.astype(self.dtype)
+
+    def stored(self, q: ScaledArray) -> ScaledArray:
+        """A packed kernel in the order that the layer keeps it in; a table is looked up by rows."""
+        return unpack(q) if self.kind.is_table else serve(q)
 
 
 def run(

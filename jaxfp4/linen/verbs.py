@@ -9,7 +9,7 @@ import jax
 from flax import linen as nn
 
 from jaxfp4 import calibration
-from jaxfp4.array import ScaledArray
+from jaxfp4.array import ScaledArray, unpack
 from jaxfp4.errors import LayerError
 from jaxfp4.linen.calibrate import LinenStats
 from jaxfp4.linen.layers import Layer
@@ -84,7 +84,8 @@ def convert(model: QuantizedModel, params: Any, *args: Any, **kwargs: Any) -> An
 
     Returns:
       The tree with a :class:`~jaxfp4.ScaledArray` for each kernel that has a recipe; other leaves
-      as they were.
+      as they were. The bytes of a kernel lie in the order that this machine's back end reads
+      fastest; :func:`state` gives the one that every machine knows.
 
     Raises:
       LayerError: no layer is known yet, a glob matches nothing, a kernel is not in the tree.
@@ -116,6 +117,25 @@ def convert(model: QuantizedModel, params: Any, *args: Any, **kwargs: Any) -> An
     return {**variables, "params": tree} if _is_variables(params) else tree
 
 
+def state(params: Any) -> Any:
+    """Parameters with packed kernels in the logical order of bytes: what to save.
+
+    :func:`convert` leaves kernels in the order that this machine's back end reads fastest, and
+    takes those of a loaded tree to it.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxfp4 as jf
+      >>> from flax import linen as nn
+      >>> qmodel = jf.linen.prepare(nn.Dense(32), jf.recipes.qat(jf.nvfp4))
+      >>> params = qmodel.init(jax.random.key(0), jnp.ones((2, 64)))["params"]
+      >>> saved = jf.linen.state(jf.linen.convert(qmodel, params))
+      >>> saved["kernel"].layout
+      0
+    """
+    is_packed = lambda x: isinstance(x, ScaledArray)  # noqa: E731
+    return jax.tree.map(lambda x: unpack(x) if is_packed(x) else x, params, is_leaf=is_packed)
+
+
 def _is_variables(params: Any) -> bool:
     return isinstance(params, Mapping) and isinstance(params.get("params"), Mapping)
 
@@ -124,12 +144,12 @@ def _packed(tree: Any, layer: Layer, quantizer: Quantizer) -> Any:
     def pack(kernel: Any) -> Any:
         kernel = nn.meta.unbox(kernel)
         if isinstance(kernel, ScaledArray):
-            return kernel
+            return layer.stored(kernel)
         kernel = layer.float_kernel(kernel)
         try:
             sqnr = layer.weight.sqnr(kernel, quantizer)
             layer.sqnr = None if isinstance(sqnr, jax.core.Tracer) else float(sqnr)
-            return layer.weight.pack(kernel, quantizer)
+            return layer.stored(layer.weight.pack(kernel, quantizer))
         except LayerError as error:
             error.add_note(f"in the layer {layer.path!r}")
             raise

@@ -12,8 +12,9 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from jaxfp4.array import ScaledArray
+from jaxfp4.array import ScaledArray, unpack
 from jaxfp4.errors import LayerError
+from jaxfp4.layouts import serve
 from jaxfp4.nnx.embed import QuantizedEmbed
 from jaxfp4.nnx.hooks import (
     ConvGeneralDilated,
@@ -156,6 +157,10 @@ class Layer:
     def pack(self) -> ScaledArray:
         """The packed kernel that the layer's recipe asks for."""
         return self.weight.pack(self.float_kernel(), self.hook.recipe.forward.rhs)
+
+    def stored(self, q: ScaledArray) -> ScaledArray:
+        """A packed kernel in the order that the layer keeps it in; a table is looked up by rows."""
+        return unpack(q) if isinstance(self.module, nnx.Embed) else serve(q)
 
     def sqnr(self) -> float | None:
         """SQNR of the kernel in dB: of what packing would give, or what convert measured."""

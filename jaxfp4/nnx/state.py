@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxfp4.array import ScaledArray
+from jaxfp4.array import ScaledArray, unpack
 from jaxfp4.errors import LayerError, describe
 from jaxfp4.nnx.hooks import ActivationScale, Note, PackedParam
 from jaxfp4.nnx.layers import Layer, layers
 from jaxfp4.paths import join
-from jaxfp4.quantizer import Quantizer, unpack
+from jaxfp4.quantizer import Quantizer
 from jaxfp4.recipes import weight_only
 
 _FIELDS = ("data", "scale", "global_scale")
@@ -23,7 +23,9 @@ _FIELDS = ("data", "scale", "global_scale")
 def state(model: nnx.Module) -> dict[str, Any]:
     """The arrays of a model as nested dicts: what to save.
 
-    Packed kernels are :class:`~jaxfp4.ScaledArray` leaves. Random number streams are left out.
+    Packed kernels are :class:`~jaxfp4.ScaledArray` leaves in the logical order of bytes, whatever
+    order the model holds them in; ``nnx.state``, which gives them as they are held, is not to be
+    saved. Random number streams are left out.
 
     Example:
       >>> import jaxfp4 as jf
@@ -170,13 +172,13 @@ def _packed_step(path: str, layer: Layer, value: Any):
     template = _template(path, layer, (recipe or layer.hook.recipe).forward.rhs)
     if isinstance(value, Mapping):
         value = template.replace(**{name: jnp.asarray(value[name]) for name in _FIELDS})
-    _check_packed(path, unpack(value), template)
+    _check_packed(path, value, template)
 
     def step() -> None:
         if recipe is not None:
             layer.prepare(recipe)
         layer.hook.sqnr = nnx.static(Note())
-        layer.hold(PackedParam(value))
+        layer.hold(PackedParam(layer.stored(value)))
 
     return step
 

@@ -105,7 +105,9 @@ def convert(model: nnx.Module) -> nnx.Module:
 
     The output equals the prepared model's bit for bit. A packed kernel is a
     :class:`~jaxfp4.ScaledArray` in a :class:`PackedParam`, which is no ``nnx.Param``. Layers whose
-    recipe leaves the weight in high precision keep it; layers packed already stay as they are.
+    recipe leaves the weight in high precision keep it; layers packed already stay as they are. The
+    bytes of a kernel lie in the order that this machine's back end reads fastest; :func:`state`
+    gives the one that every machine knows.
 
     Args:
       model: a model that :func:`prepare` was called on.
@@ -149,7 +151,7 @@ def _convert(layer: Layer, shared: dict[int, tuple[Layer, PackedParam]]) -> None
     sqnr = layer.sqnr()
     if packed is None:
         try:
-            packed = PackedParam(layer.pack())
+            packed = PackedParam(layer.stored(layer.pack()))
         except LayerError as error:
             error.add_note(f"in the layer {layer.path!r}")
             raise

@@ -42,6 +42,7 @@ class Op:
         operands of one call that serves a whole batch.
       combine: the collective that joins results over a sharded contraction: ``lax.psum`` or
         ``lax.pmax``.
+      platforms: those that have, or may have, a kernel; elsewhere the reference is lowered.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Op:
         factors: Callable[..., Factors],
         batch: Callable[..., tuple[list[jax.Array], list[int], dict[str, Any]]],
         combine: Callable[..., jax.Array] = lax.psum,
+        platforms: tuple[str, ...] = dispatch.NATIVE_PLATFORMS,
     ):
         self.name = name
         self.target = f"jaxfp4_{name}_v1"
@@ -66,7 +68,7 @@ class Op:
         self.inner = self._primitive(f"jaxfp4_{name}_inner")
         self.outer = self._primitive(f"jaxfp4_{name}")
         mlir.register_lowering(self.inner, self._lower_reference)
-        for platform in dispatch.NATIVE_PLATFORMS:
+        for platform in platforms:
             lower = functools.partial(self._lower_native, platform)
             mlir.register_lowering(self.inner, lower, platform=platform)
         mlir.register_lowering(self.outer, self._lower_partitioned)
@@ -83,6 +85,10 @@ class Op:
             if over := _reduced_axes(factors, chosen):
                 return self._call_in_shard_map(operands, factors, chosen, over, params)
         return self.outer.bind(*_match_varying(operands), **params)
+
+    def local(self, *operands: jax.Array, **params: Any) -> list[jax.Array]:
+        """The operation in another's reference: on one device, on the back end of that one."""
+        return self.inner.bind(*operands, **params, backend=dispatch.current_backend())
 
     def _explicit(self, avals, mesh, params) -> tuple[Factors, dict[str, MeshAxes]]:
         """The factors of a call on an explicit mesh, and the mesh axes that shard them."""
@@ -133,11 +139,9 @@ class Op:
     # Lowering.
 
     def _lower_reference(self, ctx, *operands, backend: str, **params):
-        del backend
-
         def reference(*xs):
             # Plain types: what runs here is local to a device, whatever mesh is in force.
-            with jax.sharding.use_abstract_mesh(_NO_MESH):
+            with dispatch.lowering_for(backend), jax.sharding.use_abstract_mesh(_NO_MESH):
                 return tuple(self._reference(*xs, **params))
 
         plain = ctx.replace(avals_in=[ShapedArray(a.shape, a.dtype) for a in ctx.avals_in])
@@ -237,6 +241,12 @@ def _result_aval(like: Any, shape: Shape, dtype: Any, mesh: Any, spec: Any) -> A
     if sharding is None:
         sharding = like.sharding.update(spec=jax.sharding.PartitionSpec(*[None] * len(shape)))
     return like.update(shape=shape, dtype=np.dtype(dtype), weak_type=False, sharding=sharding)
+
+
+def explicit_sharding(aval: Any) -> NamedSharding | None:
+    """The sharding in a type on an explicit mesh, None elsewhere."""
+    mesh = aval.sharding.mesh
+    return aval.sharding if not mesh.empty and mesh.are_all_axes_explicit else None
 
 
 def varying_axes(x: Any) -> frozenset[str]:

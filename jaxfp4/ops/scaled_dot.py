@@ -11,14 +11,15 @@ import numpy as np
 from jax import lax
 from jax.interpreters import ad
 
+from jaxfp4 import orders
 from jaxfp4.errors import ShapeError, describe
 from jaxfp4.formats import BlockShape, Format
 from jaxfp4.ops import _blocks
 from jaxfp4.ops._factors import Axes, Factors
-from jaxfp4.ops._op import Op, batch_leading
-from jaxfp4.ops.dequantize_blocks import check_codes, dequantize_blocks, values_shape
+from jaxfp4.ops._op import Op, batch_leading, explicit_sharding
+from jaxfp4.ops.dequantize_blocks import check_codes, values_shape
+from jaxfp4.ops.scaled_dot_transposed import scaled_dot_transposed
 from jaxfp4.reference import dot as reference
-from jaxfp4.reference import layout
 
 Operand = tuple[Format, BlockShape] | None
 
@@ -33,7 +34,7 @@ def _results(
 ):  # fmt: skip
     assert rhs_spec is not None
     check_codes("scaled_dot", "rhs", rhs, rhs_scale, *rhs_spec)
-    if rhs_layout and not layout.can_interleave(rhs.shape, *rhs_spec):
+    if rhs_layout and not orders.can_interleave(rhs.shape, *rhs_spec):
         raise ShapeError(f"scaled_dot: rhs {describe(rhs)} has no layout {rhs_layout}")
     if lhs_spec is None:
         _blocks.check_float("scaled_dot", lhs, "lhs")
@@ -71,9 +72,9 @@ def _reference(
 
 def _logical(rhs, rhs_scale, rhs_spec, rhs_layout: int):
     """Codes and scales of rhs in their logical order."""
-    if rhs_layout == layout.LOGICAL:
+    if rhs_layout == orders.LOGICAL:
         return rhs, rhs_scale
-    return layout.deinterleave(rhs, rhs_scale, rhs_spec[1])
+    return orders.deinterleave(rhs, rhs_scale, rhs_spec[1])
 
 
 def _attributes(lhs_spec: Operand, rhs_spec: Operand, dtype, rhs_layout: int) -> dict[str, int]:
@@ -99,9 +100,9 @@ def _factors(
     batch = len(rhs) - 2
     unit = math.lcm(_contracted_unit(lhs_spec), _contracted_unit(rhs_spec))
     names = _Names(unit)
-    if rhs_layout != layout.LOGICAL:  # cut between groups of rows only
+    if rhs_layout != orders.LOGICAL:  # cut between groups of rows only
         names.whole.add("kb")
-        names.group = layout.ROWS
+        names.group = orders.ROWS
     lead: Axes = tuple((f"b{i}",) for i in range(batch))
     rows: Axes = tuple((f"m{i}",) for i in range(len(lhs) - batch - 1))
     lhs_axes = names.operand(lead, rows, "m", lhs, lhs_scale, lhs_spec)
@@ -236,19 +237,13 @@ def _transpose(cotangents, lhs, lhs_scale, lhs_global, rhs, rhs_scale, rhs_globa
     rest = (None,) * 5
     if isinstance(ct, ad.Zero):
         return ad.Zero(lhs.aval), *rest
-    format, block = params["rhs_spec"]
     rhs, rhs_scale = _logical(rhs, rhs_scale, params["rhs_spec"], params["rhs_layout"])
-    weights = dequantize_blocks(rhs, rhs_scale, rhs_global, ct.dtype, format, block)
-    batch = tuple(range(rhs.ndim - 2))
-    sharding = lhs.aval.sharding
-    explicit = not sharding.mesh.empty and sharding.mesh.are_all_axes_explicit
-    grad = lax.dot_general(
-        ct,
-        weights,
-        (((ct.ndim - 1,), (rhs.ndim - 2,)), (batch, batch)),
-        preferred_element_type=lhs.aval.dtype,
-        out_sharding=sharding if explicit else None,
+    format, block = params["rhs_spec"]
+    grad = scaled_dot_transposed(
+        ct, (rhs, rhs_scale, rhs_global), format, block, lhs.aval.dtype, batch=rhs.ndim - 2
     )
+    sharding = explicit_sharding(lhs.aval)
+    grad = grad if sharding is None else jax.sharding.reshard(grad, sharding)
     return grad, *rest
 
 
