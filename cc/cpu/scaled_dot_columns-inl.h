@@ -38,7 +38,8 @@ void DecodeFloatColumns(const ScaledDotProblem& p, int64_t column, int64_t count
       StoreF32(inside ? LoadSome<Memory>(first + (k + i) * p.rows, count) : Zero(),
                tile + i * kLanes);
     }
-    TransposeWords(rows, reinterpret_cast<uint32_t*>(out + (k - begin)), stride);
+    TransposeWords(rows, reinterpret_cast<uint32_t*>(out + (k - begin)),
+                   [=](int j) { return j * stride; });
   }
 }
 

@@ -107,7 +107,8 @@ struct FinalScale {
     for (int64_t i = 0; i < count; ++i) {
       StoreF32(Apply(p, row + i, LoadF32(sums + i * stride)), tile + i * kLanes);
     }
-    TransposeWords(rows, reinterpret_cast<uint32_t*>(columns), kLanes);
+    TransposeWords(rows, reinterpret_cast<uint32_t*>(columns),
+                   [](int j) { return j * kLanes; });
     const int64_t entry = row / p.rows;
     for (int64_t j = 0; j < Min64(kLanes, p.cols - n); ++j) {
       const int64_t at = (entry * p.cols + n + j) * p.rows + row % p.rows;
