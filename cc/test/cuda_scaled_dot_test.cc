@@ -179,8 +179,16 @@ Operand Make(const Spec& spec, int64_t batch, int64_t rows, int64_t depth, Rando
 }
 
 ScaledDotProblem ProblemOf(const Operand& lhs, const Operand& rhs, Dtype dtype, void* out) {
-  return {lhs.batch,      lhs.rows,         rhs.rows, lhs.depth, lhs.Describe(),
-          rhs.Describe(), Layout::kLogical, dtype,    out,       nullptr};
+  ScaledDotProblem p = {};
+  p.batch = lhs.batch;
+  p.rows = lhs.rows;
+  p.cols = rhs.rows;
+  p.depth = lhs.depth;
+  p.lhs = lhs.Describe();
+  p.rhs = rhs.Describe();
+  p.out_dtype = dtype;
+  p.out = out;
+  return p;
 }
 
 double OutputAt(Dtype dtype, const Memory& out, int64_t i) {
