@@ -69,7 +69,8 @@ def main() -> None:
     options = parser.parse_args()
     keep_memory()
     run, begin = Run(options.mode), time.time()
-    result = save(options.json, {name: measure(name, run) for name in options.ops})
+    for name in options.ops:
+        result = save(options.json, {name: measure(name, run)})
     if options.plot:
         import plot
 

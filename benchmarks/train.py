@@ -9,9 +9,15 @@ import train_step
 from suite import Contestant, Run, nbytes
 from timing import Call
 
+SIZES = {  # of the block, its heads, and batch and length
+    "full": (1024, 16, (4, 512)),
+    "quick": (512, 8, (2, 256)),
+    "tiny": (64, 2, (2, 32)),
+}
+
 
 def train(run: Run) -> list[dict]:
-    width, heads, tokens = (64, 2, (2, 32)) if run.is_tiny else (1024, 16, (4, 512))
+    width, heads, tokens = SIZES[run.mode]
     x, target = (jax.random.normal(jax.random.key(i), (*tokens, width)) for i in (1, 2))
     contestants = []
     for name, recipe in train_step.RECIPES.items():
