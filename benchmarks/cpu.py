@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import importlib.util
+import importlib
 import pathlib
 import re
 import time
@@ -27,9 +27,8 @@ SECTIONS = {
     "gemm": ("dots", "gemm"),
     "blocks": ("blocks", "blocks"),
     "overhead": ("overhead", "overhead"),
-    "train": ("train_step", "train"),
+    "train": ("train", "train"),
 }
-SECTIONS = {k: v for k, v in SECTIONS.items() if importlib.util.find_spec(v[0])}
 
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of malloc.h
@@ -70,7 +69,8 @@ def main() -> None:
     options = parser.parse_args()
     keep_memory()
     run, begin = Run(options.mode), time.time()
-    result = save(options.json, {name: measure(name, run) for name in options.ops})
+    for name in options.ops:
+        result = save(options.json, {name: measure(name, run)})
     if options.plot:
         import plot
 

@@ -23,13 +23,13 @@ def result(tmp_path_factory) -> pathlib.Path:
     """Two runs that share a file: the second adds its section."""
     path = tmp_path_factory.mktemp("benchmarks") / "result.json"
     run("cpu.py", "--tiny", "--ops", "ceilings", "gemv", "gemm", "blocks", "--json", path)
-    run("cpu.py", "--tiny", "--ops", "overhead", "--json", path)
+    run("cpu.py", "--tiny", "--ops", "overhead", "train", "--json", path)
     return path
 
 
 def test_rows_have_what_reports_and_goals_read(result):
     content = json.loads(result.read_text())
-    assert list(content["sections"]) == ["ceilings", "gemv", "gemm", "blocks", "overhead"]
+    assert list(content["sections"]) == ["ceilings", "gemv", "gemm", "blocks", "overhead", "train"]
     for name, section in content["sections"].items():
         assert section["rows"]
         assert re.fullmatch(r"[0-9a-f]{40}\+?", section["commit"]) or not section["commit"]
