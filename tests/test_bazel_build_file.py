@@ -130,8 +130,9 @@ def test_the_python_package_is_whole(build):
 def test_the_targets_are_those_of_cmake(build):
     added = set(re.findall(r"^ *jaxfp4_add_target\((\w+)", cmake_text(), re.MULTILINE))
     assert set(build.names["TARGETS"]) == added
-    for target, flags in build.names["X86_TARGETS"].items():
-        assert flags == cmake_flags(target.upper()), target
+    for targets in ("X86_TARGETS", "ARM_TARGETS"):
+        for target, flags in build.names[targets].items():
+            assert flags == cmake_flags(target.upper()), target
 
 
 def test_all_is_compiled_with_the_options_of_cmake(build):

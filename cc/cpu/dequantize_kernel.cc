@@ -2,7 +2,7 @@
 // of its blocks, then sixteen codes at a time.
 #include "cc/codec/scale.h"
 #include "cc/cpu/plan.h"
-#include "cc/cpu/simd.h"
+#include "cc/cpu/simd_decode.h"
 
 namespace jaxfp4::JAXFP4_TARGET {
 namespace {
@@ -22,7 +22,7 @@ JAXFP4_INLINE void DecodeScales(ScaleType type, const void* scale, float g, F* d
       *decode = LoadF32(static_cast<const float*>(scale));
       return;
     case ScaleType::kE4M3:
-      *decode = Decode<E4M3, Lanes>(LoadBytes(static_cast<const uint8_t*>(scale)));
+      *decode = LoadValues<E4M3>(static_cast<const uint8_t*>(scale));
       *decode2 = F(g);
       return;
     case ScaleType::kE8M0:
@@ -63,7 +63,7 @@ void Spread(int64_t blocks, int64_t width, Factors* f) {
 template <class E, class Mem>
 JAXFP4_INLINE void DecodeVector(const uint8_t* data, const Factors& f, int64_t i,
                                 typename Mem::Type* out) {
-  const F q = DecodeCodes<E>(LoadCodes<E::kBits>(data));
+  const F q = LoadValues<E>(data);
   Mem::Store((q * F(f.decode[i])) * F(f.decode2[i]), out);
 }
 

@@ -263,11 +263,13 @@ void EncodeRow(const Row& row, uint8_t* data) {
   constexpr int kBytes = kLanes * E::kBits / 8;
   int64_t i = 0;
   if constexpr (E::kBits == 4) {
-    for (; i + 8 <= row.vectors; i += 8) {
-      U codes[8];
+    for (; i + kNibbleGroup <= row.vectors; i += kNibbleGroup) {
+      U codes[kNibbleGroup];
 #pragma GCC unroll 8
-      for (int j = 0; j < 8; ++j) codes[j] = CodesOf<E, kRounding, kDivide, kOrdinary>(row, i + j);
-      StoreNibbles8(codes, data + i * kBytes);
+      for (int j = 0; j < kNibbleGroup; ++j) {
+        codes[j] = CodesOf<E, kRounding, kDivide, kOrdinary>(row, i + j);
+      }
+      StoreNibbleGroup(codes, data + i * kBytes);
     }
   }
   for (; i < row.vectors; ++i) {

@@ -276,6 +276,15 @@ JAXFP4_INLINE void PackIntBlock(const uint8_t* codes, float scale, IntBlock<kBlo
     codes += 8;
   }
   sum = _mm_cvtsi128_si32(sums) + _mm_extract_epi32(sums, 2) - 16 * kBlock;
+#elif defined(JAXFP4_NEON)
+  const int8x16_t values = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+  for (int i = 0; i < kBlock / 16; ++i) {  // dot products are of signed bytes: no correction
+    const uint8x8_t c = vld1_u8(codes + 8 * i);
+    const int8x8_t even = vqtbl1_s8(values, vand_u8(c, vdup_n_u8(15)));
+    const int8x8_t odd = vqtbl1_s8(values, vshr_n_u8(c, 4));
+    const uint32x2x2_t quads = vzip_u32(vreinterpret_u32_s8(even), vreinterpret_u32_s8(odd));
+    vst1q_u32(to->quads + 4 * i, vcombine_u32(quads.val[0], quads.val[1]));
+  }
 #else
   static constexpr int8_t kValues[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
   int8_t quads[kBlock];

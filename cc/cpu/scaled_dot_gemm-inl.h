@@ -3,7 +3,8 @@
 //
 // An output is a sum over chunks of sums within chunks, in this order whatever its neighbours are:
 // it depends on its row of lhs and its row of rhs alone. A scheme says what a chunk is made of:
-//   kRows, kVectors      outputs of the micro-kernel: rows (a power of two) by vectors of 16
+//   kRows, kVectors      outputs of the micro-kernel: rows (half as many, and so on, where few are
+//                        left) by vectors of 16
 //   kChunk               most depth of a chunk
 //   kRowBytes            of a chunk of a row of lhs
 //   kPanelBytes          of a chunk of kVectors * 16 rows of rhs
@@ -278,7 +279,7 @@ class Gemm {
     int64_t row, begin, end;
   };
 
-  // Of the first kRows of `rows` rows, or the next smaller power of two; returns how many.
+  // Of the first kRows of `rows` rows, or half as many, and so on; returns how many.
   template <int R = Scheme::kRows>
   int AddChunk(int64_t rows, const Tile& t) const {
     if constexpr (R > 1) {
@@ -329,23 +330,24 @@ struct Float32 {
   }
 };
 
-#if defined(__AVX512BF16__)
 // For operands that bfloat16 holds exactly.
+#if defined(__AVX512BF16__) || defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
 struct BFloat16 {
   static constexpr int kPerWord = 2;
   static constexpr int64_t kChunk = 256;
+  template <class Scale>
+  static JAXFP4_INLINE F Times(F word, const Scale& scale) {
+    const U bits = Lanes::Bits(word);
+    return Lanes::Float(Word(scale.Times(Lanes::Float(bits << 16)),
+                             scale.Times(Lanes::Float(bits & 0xffff0000u))));
+  }
+#if defined(__AVX512BF16__)
   static JAXFP4_INLINE F Dot(F a, F b, F sum) {
     return _mm512_dpbf16_ps(sum.v, (__m512bh)a.v, (__m512bh)b.v);
   }
   static JAXFP4_INLINE U Word(F even, F odd) {
     return _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(Lanes::Bits(even).v, 16),
                                    Lanes::Bits(odd).v);
-  }
-  template <class Scale>
-  static JAXFP4_INLINE F Times(F word, const Scale& scale) {
-    const U bits = Lanes::Bits(word);
-    return Lanes::Float(Word(scale.Times(Lanes::Float(bits << 16)),
-                             scale.Times(Lanes::Float(bits & 0xffff0000u))));
   }
   static void Pack(const float* x, int64_t size, uint32_t* words) {
     for (int64_t k = 0; k < size; k += 2 * kLanes) {
@@ -354,6 +356,25 @@ struct BFloat16 {
       _mm512_storeu_si512(words + k / 2, (__m512i)pairs);
     }
   }
+#else
+  static JAXFP4_INLINE F Dot(F a, F b, F sum) {
+    return Each<F>(
+        [](auto s, auto x, auto y) {
+          return vbfdotq_f32(s, vreinterpretq_bf16_f32(x), vreinterpretq_bf16_f32(y));
+        },
+        sum, a, b);
+  }
+  static JAXFP4_INLINE U Word(F even, F odd) {
+    return Each<U>([](auto x, auto y) { return vsriq_n_u32(y, x, 16); }, Lanes::Bits(even),
+                   Lanes::Bits(odd));
+  }
+  static void Pack(const float* x, int64_t size, uint32_t* words) {
+    for (int64_t k = 0; k < size; k += 8) {
+      const uint16x8_t halves = UpperHalves(vld1q_f32(x + k), vld1q_f32(x + k + 4));
+      vst1q_u32(words + k / 2, vreinterpretq_u32_u16(halves));
+    }
+  }
+#endif
 };
 #endif
 
@@ -387,6 +408,8 @@ struct FloatScheme {
 
 #if defined(__AVX512F__)
   static constexpr int kRows = 8, kVectors = 3;
+#elif defined(__AVX2__)
+  static constexpr int kRows = 6, kVectors = 1;
 #else
   static constexpr int kRows = 4, kVectors = 1;
 #endif
@@ -441,6 +464,12 @@ struct FloatScheme {
       }
     }
   }
+};
+
+// The scheme for many rows; a target may have its own.
+template <class Math>
+struct ManyRows {
+  using Scheme = FloatScheme<Math>;
 };
 
 }  // namespace

@@ -4,7 +4,7 @@
 // A lane has elements of one block of 32 only. Included by scaled_dot_kernel.cc only.
 #pragma once
 
-#include "cc/cpu/scaled_dot_rows-inl.h"
+#include "cc/cpu/scaled_dot_gemm-inl.h"
 
 namespace jaxfp4::JAXFP4_TARGET {
 namespace {
@@ -121,25 +121,35 @@ class GroupDecoder {
   static constexpr int Index(int v, int lane) { return 16 * (lane / 4) + 4 * v + lane % 4; }
 
   JAXFP4_INLINE void operator()(const uint8_t* codes, F* values) const {
-    uint8_t unpacked[kGroup];
-    const uint8_t* bytes = codes;
-    if constexpr (E::kBits != 8) {
-      for (int i = 0; i < 4; ++i) {
-        StoreBytes(LoadCodes<E::kBits>(bytes + i * kLanes * E::kBits / 8), unpacked + i * kLanes);
-      }
-      bytes = unpacked;
+    F sixteens[4];
+    for (int i = 0; i < 4; ++i) {
+      sixteens[i] = LoadValues<E>(codes + i * kLanes * E::kBits / 8);
     }
-    for (int v = 0; v < 4; ++v) {
-      uint8_t lanes[kLanes];
-      for (int i = 0; i < 4; ++i) memcpy(lanes + 4 * i, bytes + 16 * i + 4 * v, 4);
-      if constexpr (E::kBits == 8) {
-        values[v] = LoadValues<E>(lanes);
-      } else {
-        values[v] = DecodeCodes<E>(LoadBytes(lanes));
-      }
-    }
+    ExchangeQuarters(sixteens, values);
   }
 };
+
+#if defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+template <class E>
+class GroupDecoder<BFloat16, E> {
+ public:
+  static constexpr int kVectors = 2;
+
+  static constexpr int Index(int v, int lane) { return 8 * (lane / 4) + 4 * v + lane % 4; }
+
+  JAXFP4_INLINE void operator()(const uint8_t* codes, F* values) const {
+    const auto sixteen = [&](int i) {
+      return LookUp<E>(CodeBytes<E::kBits>(codes + i * kLanes * E::kBits / 8));
+    };
+    const auto pairs = [](uint16x8_t halves) { return vreinterpretq_f32_u16(halves); };
+    const Halves x[4] = {sixteen(0), sixteen(1), sixteen(2), sixteen(3)};
+    values[0] = {pairs(x[0].First()), pairs(x[1].First()), pairs(x[2].First()),
+                 pairs(x[3].First())};
+    values[1] = {pairs(x[0].Second()), pairs(x[1].Second()), pairs(x[2].Second()),
+                 pairs(x[3].Second())};
+  }
+};
+#endif
 
 #endif
 

@@ -11,44 +11,66 @@
 #include "cc/cpu/scaled_dot_gemm-inl.h"
 #include "cc/cpu/scaled_dot_gemv-inl.h"
 #include "cc/cpu/scaled_dot_stream-inl.h"
+#if defined(JAXFP4_NEON)
+#include "cc/cpu/scaled_dot_neon-inl.h"
+#endif
 
 namespace jaxfp4::JAXFP4_TARGET {
 namespace {
 
 // Without vectors to decode with, panels serve any number of rows.
-#if defined(__AVX2__)
+#if defined(__AVX2__) || defined(JAXFP4_NEON)
 constexpr int64_t kFewRows = 8;
 #else
 constexpr int64_t kFewRows = 0;
 #endif
 
+// The schemes of products of FP4.
+#if defined(JAXFP4_NEON)
+template <ScaleType kType>
+using IntFew = NeonIntGemv<kType>;
+template <ScaleType kType>
+using IntMany = NeonIntGemm<kType>;
+template <class Math, ScaleType kType>
+using FloatFew = NeonGemv<Math, kType>;
+#else
+template <ScaleType kType>
+using IntFew = IntGemv<kType>;
+template <ScaleType kType>
+using IntMany = IntScheme<kType>;
+template <class Math, ScaleType kType>
+using FloatFew = FloatGemv<Math, kType>;
+#endif
+
 template <ScaleType kType>
 void RunInt(const ScaledDotProblem& p, Parallel& parallel) {
   if constexpr (kFewRows > 0) {
-    if (p.rows <= kFewRows) return Gemv<IntGemv<kType>>(p, parallel).Run();
+    if (p.rows <= kFewRows) return Gemv<IntFew<kType>>(p, parallel).Run();
   }
-  Gemm<IntScheme<kType>>(p, parallel).Run();
+  Gemm<IntMany<kType>>(p, parallel).Run();
 }
 
 template <class Math, ScaleType kType>
 void RunFp4(const ScaledDotProblem& p, Parallel& parallel) {
   if constexpr (kFewRows > 0) {
     if (p.rows <= kFewRows && !HasOuterBlocks(p.lhs)) {
-      return Gemv<FloatGemv<Math, kType>>(p, parallel).Run();
+      return Gemv<FloatFew<Math, kType>>(p, parallel).Run();
     }
   }
-  Gemm<FloatScheme<Math>>(p, parallel, {PackFp4<Math, kType>}).Run();
+  Gemm<typename ManyRows<Math>::Scheme>(p, parallel, {{PackFp4<Math, kType>}}).Run();
 }
 
 template <class Math>
 void RunAny(const ScaledDotProblem& p, Parallel& parallel) {
   if (HasGroups(p)) return RunGroups<Math>(p, parallel, kFewRows);
-  Gemm<FloatScheme<Math>>(p, parallel, {PackAny<Math>}).Run();
+  Gemm<typename ManyRows<Math>::Scheme>(p, parallel, {{PackAny<Math>}}).Run();
 }
 
 template <class Math>
 void RunFloat(const ScaledDotProblem& p, Parallel& parallel) {
-  if (p.rhs.transposed) return Gemm<FloatScheme<Math>>(p, parallel, {PackColumns<Math>}).Run();
+  if (p.rhs.transposed) {
+    return Gemm<typename ManyRows<Math>::Scheme>(p, parallel, {{PackColumns<Math>}}).Run();
+  }
   if (!IsFp4(p.rhs)) return RunAny<Math>(p, parallel);
   if (p.rhs.format.scale_type == ScaleType::kE4M3) {
     return RunFp4<Math, ScaleType::kE4M3>(p, parallel);
@@ -82,7 +104,7 @@ void ScaledDot(const ScaledDotProblem& p, Parallel& parallel) {
   if (IsFp4(p.lhs) && IsFp4(p.rhs) && p.lhs.format.scale_type == p.rhs.format.scale_type) {
     return RunInt(p, parallel);
   }
-#if defined(__AVX512BF16__)
+#if defined(__AVX512BF16__) || defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
   if (ExactInBFloat16(p.lhs) && ExactInBFloat16(p.rhs)) return RunFloat<BFloat16>(p, parallel);
 #endif
   RunFloat<Float32>(p, parallel);

@@ -201,7 +201,7 @@ inline bool HasGroups(const ScaledDotProblem& p) {
 template <class Math, class E, bool kPowers>
 void RunGroups(const ScaledDotProblem& p, Parallel& parallel, int64_t few_rows) {
   if (p.rows <= few_rows) return Stream<Math, E, kPowers>(p, parallel).Run();
-  Gemm<FloatScheme<Math>>(p, parallel, {PackGroups<Math, E, kPowers>}).Run();
+  Gemm<typename ManyRows<Math>::Scheme>(p, parallel, {{PackGroups<Math, E, kPowers>}}).Run();
 }
 
 template <class Math, class E>

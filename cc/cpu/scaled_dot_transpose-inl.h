@@ -42,6 +42,36 @@ JAXFP4_INLINE void Transpose16(__m512i r[16]) {
 }
 #endif
 
+#if defined(__AVX2__)
+JAXFP4_INLINE void Transpose8(__m256 r[8]) {
+  __m256 t[8];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {  // rows four apart, then two, in pairs
+    t[2 * i] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x20);
+    t[2 * i + 1] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x31);
+  }
+#pragma GCC unroll 2
+  for (int h = 0; h < 2; ++h) {  // columns 4 h to 4 h + 3
+    const __m256 a = _mm256_unpacklo_ps(t[h], t[4 + h]), b = _mm256_unpackhi_ps(t[h], t[4 + h]);
+    const __m256 c = _mm256_unpacklo_ps(t[2 + h], t[6 + h]);
+    const __m256 d = _mm256_unpackhi_ps(t[2 + h], t[6 + h]);
+    r[4 * h] = _mm256_unpacklo_ps(a, c);
+    r[4 * h + 1] = _mm256_unpackhi_ps(a, c);
+    r[4 * h + 2] = _mm256_unpacklo_ps(b, d);
+    r[4 * h + 3] = _mm256_unpackhi_ps(b, d);
+  }
+}
+#elif defined(JAXFP4_NEON)
+JAXFP4_INLINE void Transpose4(float32x4_t r[4]) {
+  const float32x4x2_t a = vzipq_f32(r[0], r[2]), b = vzipq_f32(r[1], r[3]);
+  const float32x4x2_t lo = vzipq_f32(a.val[0], b.val[0]), hi = vzipq_f32(a.val[1], b.val[1]);
+  r[0] = lo.val[0];
+  r[1] = lo.val[1];
+  r[2] = hi.val[0];
+  r[3] = hi.val[1];
+}
+#endif
+
 // Word j of row i, which starts at rows[i], becomes word i of out + to(j), for j < 16.
 template <class To>
 JAXFP4_INLINE void TransposeWords(const void* const rows[16], uint32_t* out, const To& to) {
@@ -52,6 +82,35 @@ JAXFP4_INLINE void TransposeWords(const void* const rows[16], uint32_t* out, con
   Transpose16(r);
 #pragma GCC unroll 16
   for (int i = 0; i < 16; ++i) _mm512_storeu_si512(out + to(i), r[i]);
+#elif defined(__AVX2__)
+  for (int i = 0; i < 16; i += 8) {
+    for (int j = 0; j < 16; j += 8) {
+      __m256 r[8];
+#pragma GCC unroll 8
+      for (int h = 0; h < 8; ++h) {
+        r[h] = _mm256_loadu_ps(static_cast<const float*>(rows[i + h]) + j);
+      }
+      Transpose8(r);
+#pragma GCC unroll 8
+      for (int h = 0; h < 8; ++h) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + to(j + h) + i),
+                            _mm256_castps_si256(r[h]));
+      }
+    }
+  }
+#elif defined(JAXFP4_NEON)
+  for (int i = 0; i < 16; i += 4) {
+    for (int j = 0; j < 16; j += 4) {
+      float32x4_t r[4];
+#pragma GCC unroll 4
+      for (int h = 0; h < 4; ++h) r[h] = vld1q_f32(static_cast<const float*>(rows[i + h]) + j);
+      Transpose4(r);
+#pragma GCC unroll 4
+      for (int h = 0; h < 4; ++h) {
+        vst1q_u32(out + to(j + h) + i, vreinterpretq_u32_f32(r[h]));
+      }
+    }
+  }
 #else
   for (int i = 0; i < 16; ++i) {
     uint32_t words[16];
@@ -102,6 +161,35 @@ JAXFP4_INLINE void TransposeBytes(const uint8_t* const rows[16], uint8_t* out) {
     _mm_storeu_si128(to + 1, _mm_unpackhi_epi8(c[0], c[1]));
     _mm_storeu_si128(to + 2, _mm_unpacklo_epi8(c[2], c[3]));
     _mm_storeu_si128(to + 3, _mm_unpackhi_epi8(c[2], c[3]));
+  }
+#elif defined(JAXFP4_NEON)
+  uint8x8_t a[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) {
+    uint64_t bytes = 0;
+    memcpy(&bytes, rows[i], kBytes);
+    a[i] = vcreate_u8(bytes);
+  }
+  // Rows 8 apart, then 4, 2 and 1 apart are interleaved; each step doubles a column's run of rows.
+  uint8x16_t b[8], c[8];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    b[i] = vzip1q_u8(vcombine_u8(a[i], a[i]), vcombine_u8(a[i + 8], a[i + 8]));
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    c[i] = vzip1q_u8(b[i], b[i + 4]);
+    c[i + 4] = vzip2q_u8(b[i], b[i + 4]);
+  }
+#pragma GCC unroll 2
+  for (int h = 0; h < kBytes / 4; ++h) {  // columns 4h..4h+3
+    const uint8x16x2_t even = vzipq_u8(c[4 * h], c[4 * h + 2]);
+    const uint8x16x2_t odd = vzipq_u8(c[4 * h + 1], c[4 * h + 3]);
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      vst1q_u8(out + 64 * h + 32 * i, vzip1q_u8(even.val[i], odd.val[i]));
+      vst1q_u8(out + 64 * h + 32 * i + 16, vzip2q_u8(even.val[i], odd.val[i]));
+    }
   }
 #else
   for (int i = 0; i < 16; ++i) {

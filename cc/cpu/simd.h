@@ -23,6 +23,8 @@ constexpr int kLanes = 16;
 
 #if defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
 #include "cc/cpu/simd_avx512.h"
+#elif defined(JAXFP4_NEON)  // not __ARM_NEON, which the scalar target has as well
+#include "cc/cpu/simd_neon.h"
 #else
 #include "cc/cpu/simd_generic.h"
 #endif

@@ -98,7 +98,8 @@ JAXFP4_INLINE void StoreNibbles(Lanes::U x, uint8_t* p) {
 }
 
 // Eight vectors of codes into 64 bytes: narrow twice, join pairs, narrow again, put in order.
-JAXFP4_INLINE void StoreNibbles8(const Lanes::U x[8], uint8_t* p) {
+constexpr int kNibbleGroup = 8;
+JAXFP4_INLINE void StoreNibbleGroup(const Lanes::U x[kNibbleGroup], uint8_t* p) {
   const __m512i sixteen = _mm512_set1_epi16(0x1001);
   __m512i joined[2];
   for (int h = 0; h < 2; ++h) {
@@ -144,6 +145,18 @@ JAXFP4_INLINE Lanes::F Exchange(Lanes::F x) {
   if constexpr (h == 2) return _mm512_permute_ps(x.v, 0x4e);
   if constexpr (h == 4) return _mm512_shuffle_f32x4(x.v, x.v, 0xb1);
   if constexpr (h == 8) return _mm512_shuffle_f32x4(x.v, x.v, 0x4e);
+}
+
+// Lanes 4 i to 4 i + 3 of y[v] are lanes 4 v to 4 v + 3 of x[i].
+JAXFP4_INLINE void ExchangeQuarters(const Lanes::F x[4], Lanes::F y[4]) {
+  const __m512 a = _mm512_shuffle_f32x4(x[0].v, x[1].v, 0x44);
+  const __m512 b = _mm512_shuffle_f32x4(x[0].v, x[1].v, 0xee);
+  const __m512 c = _mm512_shuffle_f32x4(x[2].v, x[3].v, 0x44);
+  const __m512 d = _mm512_shuffle_f32x4(x[2].v, x[3].v, 0xee);
+  y[0] = _mm512_shuffle_f32x4(a, c, 0x88);
+  y[1] = _mm512_shuffle_f32x4(a, c, 0xdd);
+  y[2] = _mm512_shuffle_f32x4(b, d, 0x88);
+  y[3] = _mm512_shuffle_f32x4(b, d, 0xdd);
 }
 
 // The sixteen operands are folded by halves (lanes j and j + 8, then j + 4, ...), two into one

@@ -113,20 +113,33 @@ JAXFP4_INLINE Lanes::U LoadU16(const uint16_t* p) {
           __builtin_convertvector(LoadAny<U16x8>(p + 8), U8)};
 }
 JAXFP4_INLINE void StoreU16(Lanes::U x, uint16_t* p) {
+#if defined(__AVX2__)
+  const __m256i packed = _mm256_packus_epi32((__m256i)x.lo, (__m256i)x.hi);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(packed, 0xd8));
+#else
   const U16x8 lo = __builtin_convertvector(x.lo, U16x8);
   const U16x8 hi = __builtin_convertvector(x.hi, U16x8);
   memcpy(p, &lo, sizeof(lo));
   memcpy(p + 8, &hi, sizeof(hi));
+#endif
 }
 JAXFP4_INLINE Lanes::U LoadBytes(const uint8_t* p) {
   return {__builtin_convertvector(LoadAny<U8x8>(p), U8),
           __builtin_convertvector(LoadAny<U8x8>(p + 8), U8)};
 }
 JAXFP4_INLINE void StoreBytes(Lanes::U x, uint8_t* p) {
+#if defined(__AVX2__)
+  const __m256i words = _mm256_packus_epi32((__m256i)x.lo, (__m256i)x.hi);
+  const __m256i bytes = _mm256_packus_epi16(words, words);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                   _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes),
+                                      _mm256_extracti128_si256(bytes, 1)));
+#else
   const U8x8 lo = __builtin_convertvector(x.lo, U8x8);
   const U8x8 hi = __builtin_convertvector(x.hi, U8x8);
   memcpy(p, &lo, sizeof(lo));
   memcpy(p + 8, &hi, sizeof(hi));
+#endif
 }
 
 #if defined(__F16C__)
@@ -163,8 +176,24 @@ JAXFP4_INLINE void StoreNibbles(Lanes::U x, uint8_t* p) {
   const uint32_t words[2] = {PackNibbles(x.lo), PackNibbles(x.hi)};
   memcpy(p, words, sizeof(words));
 }
-JAXFP4_INLINE void StoreNibbles8(const Lanes::U x[8], uint8_t* p) {
-  for (int i = 0; i < 8; ++i) StoreNibbles(x[i], p + 8 * i);
+constexpr int kNibbleGroup = 4;
+JAXFP4_INLINE void StoreNibbleGroup(const Lanes::U x[kNibbleGroup], uint8_t* p) {
+#if defined(__AVX2__)  // narrow twice, join pairs, narrow again, put in order
+  const __m256i sixteen = _mm256_set1_epi16(0x1001);
+  __m256i joined[2];
+  for (int h = 0; h < 2; ++h) {
+    const Lanes::U &a = x[2 * h], &b = x[2 * h + 1];
+    const __m256i low = _mm256_packus_epi32((__m256i)a.lo, (__m256i)a.hi);
+    const __m256i high = _mm256_packus_epi32((__m256i)b.lo, (__m256i)b.hi);
+    joined[h] = _mm256_maddubs_epi16(_mm256_packus_epi16(low, high), sixteen);
+  }
+  const __m256i bytes = _mm256_packus_epi16(joined[0], joined[1]);
+  const __m128i even = _mm256_castsi256_si128(bytes), odd = _mm256_extracti128_si256(bytes, 1);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_unpacklo_epi16(even, odd));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p) + 1, _mm_unpackhi_epi16(even, odd));
+#else
+  for (int i = 0; i < kNibbleGroup; ++i) StoreNibbles(x[i], p + 8 * i);
+#endif
 }
 
 // Six bits: four codes are a word of three bytes.
@@ -177,12 +206,27 @@ JAXFP4_INLINE void StoreSixes(Lanes::U x, uint8_t* p) {
   }
 }
 JAXFP4_INLINE Lanes::U LoadSixes(const uint8_t* p) {
+#if defined(__AVX2__)  // three bytes in each of four lanes, which shift them by 0, 6, 12, 18
+  int32_t last;
+  memcpy(&last, p + 8, sizeof(last));
+  const __m128i twelve = _mm_insert_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)),
+                                          last, 2);
+  constexpr int k0 = 0x00020100, k1 = 0x00050403, k2 = 0x00080706, k3 = 0x000b0a09;
+  const __m256i bytes = _mm256_broadcastsi128_si256(twelve);
+  const __m256i shifts = _mm256_setr_epi32(0, 6, 12, 18, 0, 6, 12, 18);
+  const auto codes = [&](__m256i order) {
+    return (U8)_mm256_srlv_epi32(_mm256_shuffle_epi8(bytes, order), shifts) & 63;
+  };
+  return {codes(_mm256_setr_epi32(k0, k0, k0, k0, k1, k1, k1, k1)),
+          codes(_mm256_setr_epi32(k2, k2, k2, k2, k3, k3, k3, k3))};
+#else
   uint32_t c[kLanes];
   for (int i = 0; i < kLanes; i += 4, p += 3) {
     const uint32_t word = p[0] | (uint32_t{p[1]} << 8) | (uint32_t{p[2]} << 16);
     for (int j = 0; j < 4; ++j) c[i + j] = (word >> (6 * j)) & 63;
   }
   return LoadU32(c);
+#endif
 }
 
 // The magnitudes, then the sign.
@@ -218,6 +262,16 @@ JAXFP4_INLINE Lanes::F Exchange(Lanes::F x) {
     return {JAXFP4_SHUFFLE(x.lo, x.lo, 1, 0, 3, 2, 5, 4, 7, 6),
             JAXFP4_SHUFFLE(x.hi, x.hi, 1, 0, 3, 2, 5, 4, 7, 6)};
   }
+}
+
+// Lanes 4 i to 4 i + 3 of y[v] are lanes 4 v to 4 v + 3 of x[i].
+JAXFP4_INLINE void ExchangeQuarters(const Lanes::F x[4], Lanes::F y[4]) {
+  const auto low = [](F8 a, F8 b) { return JAXFP4_SHUFFLE(a, b, 0, 1, 2, 3, 8, 9, 10, 11); };
+  const auto high = [](F8 a, F8 b) { return JAXFP4_SHUFFLE(a, b, 4, 5, 6, 7, 12, 13, 14, 15); };
+  y[0] = {low(x[0].lo, x[1].lo), low(x[2].lo, x[3].lo)};
+  y[1] = {high(x[0].lo, x[1].lo), high(x[2].lo, x[3].lo)};
+  y[2] = {low(x[0].hi, x[1].hi), low(x[2].hi, x[3].hi)};
+  y[3] = {high(x[0].hi, x[1].hi), high(x[2].hi, x[3].hi)};
 }
 
 // The sixteen operands are folded by halves (lanes j and j + 8, then j + 4, ...), two into one

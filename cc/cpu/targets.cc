@@ -3,6 +3,10 @@
 #include <atomic>
 #include <cstring>
 
+#if defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
+
 namespace jaxfp4 {
 
 #define JAXFP4_DECLARE(target) \
@@ -13,6 +17,9 @@ JAXFP4_DECLARE(scalar)
 JAXFP4_DECLARE(avx2)
 JAXFP4_DECLARE(avx512)
 JAXFP4_DECLARE(avx512_bf16)
+JAXFP4_DECLARE(neon)
+JAXFP4_DECLARE(neon_dotprod)
+JAXFP4_DECLARE(neon_i8mm)
 #undef JAXFP4_DECLARE
 
 namespace {
@@ -31,6 +38,10 @@ bool HasAvx512Bf16() {
   return HasAvx512() && __builtin_cpu_supports("avx512vnni") &&
          __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vbmi");
 }
+#elif defined(__aarch64__)  // Linux's bits of AT_HWCAP and AT_HWCAP2; every CPU has NEON
+bool HasDotProduct() { return getauxval(AT_HWCAP) >> 20 & 1; }
+bool HasI8mm() { return getauxval(AT_HWCAP2) >> 13 & 1; }
+bool HasBf16() { return getauxval(AT_HWCAP2) >> 14 & 1; }
 #endif
 
 struct Supported {
@@ -49,6 +60,15 @@ struct Supported {
 #endif
 #ifdef JAXFP4_HAVE_AVX512_BF16
     if (HasAvx512Bf16()) Add(avx512_bf16::kKernels);
+#endif
+#ifdef JAXFP4_HAVE_NEON
+    Add(neon::kKernels);
+#endif
+#ifdef JAXFP4_HAVE_NEON_DOTPROD
+    if (HasDotProduct()) Add(neon_dotprod::kKernels);
+#endif
+#ifdef JAXFP4_HAVE_NEON_I8MM
+    if (HasDotProduct() && HasI8mm() && HasBf16()) Add(neon_i8mm::kKernels);
 #endif
   }
 };

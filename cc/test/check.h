@@ -1,7 +1,9 @@
 // The little that the tests need of a framework: count failures, print the first few of each.
 #pragma once
 
+#include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 
 namespace jaxfp4 {
 
@@ -15,6 +17,15 @@ void Check(bool ok, const char* format, Args... args) {
   std::fprintf(stderr, "FAILED ");
   std::fprintf(stderr, format, args...);
   std::fprintf(stderr, "\n");
+}
+
+// Whether to run the next of many similar cases: always, but once in n times where the environment
+// has JAXFP4_TEST_SHARE=n, for CPUs that are emulated.
+inline bool Selected() {
+  static const char* const text = std::getenv("JAXFP4_TEST_SHARE");
+  static const int64_t share = text == nullptr ? 1 : std::atoll(text);
+  static int64_t calls = 0;
+  return calls++ % share == 0;
 }
 
 inline int Finish(const char* name) {

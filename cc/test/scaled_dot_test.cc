@@ -315,6 +315,7 @@ void TestPairs() {
   for (const Spec& a : LhsSpecs()) {
     for (const Spec& b : CodedSpecs()) {
       for (int i = 0; i < 6; ++i) {
+        if (!Selected()) continue;
         const int64_t batch = 1 + random() % 2, depth = Depth(a, b, random);
         const int64_t m = i == 0 ? 1 : rows[random() % 9];
         const Operand lhs = Make(a, batch, m, depth, random);
@@ -344,7 +345,7 @@ void TestInvariance() {
     for (const Spec& b : CodedSpecs()) {
       const int64_t depth = Depth(a, b, random);
       for (const int64_t m : {int64_t{3}, int64_t{90}, int64_t{600}}) {
-        if (m == 600 && random() % 8 != 0) continue;
+        if (!Selected() || (m == 600 && random() % 8 != 0)) continue;
         const Operand lhs = Make(a, 1, m, depth, random);
         const Operand rhs = Make(b, 1, 16 * 9, depth, random);
         for (const Kernels* kernels : SupportedTargets()) {
@@ -384,6 +385,7 @@ void TestSpecials() {
       if (b.format.block_rows != 1 || b.format.scale_type == ScaleType::kFloat32) continue;
       const int64_t depth = std::max(Unit(a), Unit(b)) * 3;
       for (const int64_t m : {int64_t{2}, int64_t{20}}) {
+        if (!Selected()) continue;
         const Operand lhs = Make(a, 1, m, depth, random);
         Operand rhs = Make(b, 1, 32, depth, random);
         const int64_t bad = random() % 32;
