@@ -84,6 +84,22 @@ JAXFP4_HD void StoreNarrowed(Dtype dtype, float x, void* p) {
   }
 }
 
+// Two floats as halves, the first lower.
+JAXFP4_HD uint32_t NarrowedPair(Dtype dtype, float x, float y) {
+#if defined(__CUDA_ARCH__)
+  uint32_t pair;
+  if (dtype == Dtype::kBF16) {
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(y), "f"(x));
+  } else {
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(y), "f"(x));
+  }
+  return pair;
+#else
+  return dtype == Dtype::kBF16 ? ToBF16<One>(x) | ToBF16<One>(y) << 16
+                               : ToF16<One>(x) | ToF16<One>(y) << 16;
+#endif
+}
+
 JAXFP4_HD void WidenWords(Dtype dtype, const uint32_t* words, float* x) {
 #pragma unroll
   for (int i = 0; i < kSegment; ++i) {
