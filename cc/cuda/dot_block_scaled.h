@@ -67,12 +67,12 @@ struct BlockScaledParts {
 #pragma unroll
     for (uint32_t m = 0; m < Shape::kTilesM; ++m) {
       const uint32_t row = tile->row + m * 16 + lane / 4 + lane % 2 * 8;
-      LoadWords<kScales>(stage + ScalesAt(row), lhs_scale[m]);
+      LoadShared<kScales>(stage + ScalesAt(row), lhs_scale[m]);
     }
 #pragma unroll
     for (uint32_t n = 0; n < Shape::kTilesN; ++n) {
       const uint32_t col = tile->col + n * 8 + lane / 4;
-      LoadWords<kScales>(stage + ScalesAt(Shape::kM + col), rhs_scale[n]);
+      LoadShared<kScales>(stage + ScalesAt(Shape::kM + col), rhs_scale[n]);
     }
     MultiplyHalf<0>(stage, lhs_scale, rhs_scale, tile);
     MultiplyHalf<1>(stage, lhs_scale, rhs_scale, tile);

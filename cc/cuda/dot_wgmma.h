@@ -81,18 +81,24 @@ __device__ __forceinline__ uint32_t TopNeighbours(uint32_t word, uint32_t i) {
   return __byte_perm(word << 4, word, i << 4 | (4 + i) << 12);
 }
 
-template <ScaleType kType>
-struct WgmmaKernelParts : WgmmaShape {
+template <ScaleType kType, bool kCodedLhs>
+struct WgmmaParts : WgmmaShape {
   using Scale = WgmmaScale<kType>;
   static constexpr int kScales = kDepth / Scale::kBlock;  // of a row's stage
 
-  static __device__ __forceinline__ uint32_t DecodePair(uint32_t word, uint32_t i,
-                                                        uint32_t factor) {
+  // Codes 2 i and 2 i + 1 of a word.
+  static __device__ __forceinline__ uint32_t DecodeNeighbours(uint32_t word, uint32_t i,
+                                                              uint32_t factor) {
     return Scale::Apply(PlacePair<E2M1, 8>(TopNeighbours(word, i)), factor);
   }
+  // Codes i and i + 4 of a word: less work.
+  static __device__ __forceinline__ uint32_t DecodePair(uint32_t word, int i, uint32_t factor) {
+    return Scale::Apply(PlacePair<E2M1, 8>(TopPair<E2M1>(&word, i)), factor);
+  }
 
-  JAXFP4_HD static uint32_t FactorsAt(uint32_t row) {
-    return kLhsBytes + kCodeBytes + row * kScales * 4;
+  JAXFP4_HD static uint32_t FactorsAt(uint32_t row, uint32_t scale) {
+    const uint32_t at = kScales == 8 ? scale ^ row % 8 / 4 * 4 : scale;  // in different banks
+    return kLhsBytes + kCodeBytes + (row * kScales + at) * 4;
   }
 
   // The stages of a block, used round and round.
@@ -126,16 +132,8 @@ struct WgmmaKernelParts : WgmmaShape {
 
   // ---- the warpgroup that fills stages
 
-  // Sixteen codes and what multiplies them, thirty-two bytes of bfloat16.
-  static __device__ __forceinline__ void DecodeUnit(const uint32_t* words, uint32_t factor,
-                                                    uint32_t* pairs) {
-#pragma unroll
-    for (uint32_t i = 0; i < kPairs; ++i) pairs[i] = DecodePair(words[i / 4], i % 4, factor);
-  }
-
   // What a thread holds of a stage between loading and decoding it: the scales of two rows of rhs;
   // and of lhs, if it is coded, a row.
-  template <bool kCodedLhs>
   struct Loaded {
     static constexpr int kScaleWords = kScales / 4;
     uint32_t rhs_scale[2][kScaleWords];
@@ -149,26 +147,39 @@ struct WgmmaKernelParts : WgmmaShape {
       const uint32_t thread = threadIdx.x % 128;
 #pragma unroll
       for (uint32_t i = 0; i < 2; ++i) {
-        uint32_t factors[kScales];
 #pragma unroll
-        for (int s = 0; s < kScales; ++s) factors[s] = Factor(rhs_scale[i], s);
-        StoreWords<kScales * 4>(factors, stage + FactorsAt(thread + 128 * i));
+        for (int s = 0; s < kScales; s += 4) {
+          uint32_t factors[4];
+#pragma unroll
+          for (int j = 0; j < 4; ++j) factors[j] = Factor(rhs_scale[i], s + j);
+          StoreWords<16>(factors,
+                         stage + FactorsAt(thread + 128 * i, static_cast<uint32_t>(s)));
+        }
       }
       if constexpr (kCodedLhs) {
 #pragma unroll
-        for (uint32_t unit = 0; unit < kDepth / kUnit; ++unit) {
-          uint32_t pairs[kPairs];
-          DecodeUnit(lhs + 2 * unit,
-                     Factor(lhs_scale, static_cast<int>(unit) * kUnit / Scale::kBlock), pairs);
-          StoreWords<16>(pairs, stage + LhsAt(thread, 2 * unit));
-          StoreWords<16>(pairs + 4, stage + LhsAt(thread, 2 * unit + 1));
-        }
+        for (uint32_t quarter = 0; quarter < 4; ++quarter) DecodeLhs(quarter, stage);
+      }
+    }
+
+    // 32 of the depth: four words. A fragment's columns 2 t, 2 t + 1 are a pair of word t.
+    __device__ void DecodeLhs(uint32_t quarter, unsigned char* stage) const {
+      uint32_t pairs[4][4];
+#pragma unroll
+      for (uint32_t t = 0; t < 4; ++t) {
+        const uint32_t word = 4 * quarter + t;
+        const uint32_t factor = Factor(lhs_scale, static_cast<int>(word) * 8 / Scale::kBlock);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) pairs[i][t] = DecodePair(lhs[word], i, factor);
+      }
+#pragma unroll
+      for (uint32_t i = 0; i < 4; ++i) {
+        StoreWords<16>(pairs[i], stage + LhsAt(threadIdx.x % 128, 4 * quarter + i));
       }
     }
   };
 
   // Where a thread's part of a tile is in memory. Rows beyond the last repeat it.
-  template <bool kCodedLhs>
   struct Source {
     const uint8_t *lhs, *rhs;  // row 0 of the operand's batch entry
     uint32_t last_row, last_col;
@@ -196,7 +207,7 @@ struct WgmmaKernelParts : WgmmaShape {
 
     // Starts copies of slab `slab` to a stage, and loads what has to be decoded.
     __device__ void Fetch(const DotArgs& a, uint32_t slab, unsigned char* stage,
-                          Loaded<kCodedLhs>* loaded) const {
+                          Loaded* loaded) const {
       const uint32_t thread = threadIdx.x % 128;
       const uint8_t* codes = rhs + int64_t{slab} * (kDepth / 2);
 #pragma unroll
@@ -228,9 +239,8 @@ struct WgmmaKernelParts : WgmmaShape {
   };
 
   // Fetches each slab one ahead of the one it decodes and hands over.
-  template <bool kCodedLhs>
   static __device__ void Produce(const DotArgs& a, uint32_t tiles, Ring ring) {
-    Loaded<kCodedLhs> previous, loaded;
+    Loaded previous, loaded;
     Ring behind = ring;
     bool any = false;
     const auto hand_over = [&] {
@@ -240,7 +250,7 @@ struct WgmmaKernelParts : WgmmaShape {
       behind.Advance();
     };
     for (uint32_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-      const Source<kCodedLhs> source(a, tile);
+      const Source source(a, tile);
       for (uint32_t slab = 0; slab < a.depth / kDepth; ++slab) {
         WaitFor(ring.empty + ring.stage, (ring.round & 1) ^ 1);
         source.Fetch(a, slab, ring.At(), &loaded);
@@ -271,26 +281,40 @@ struct WgmmaKernelParts : WgmmaShape {
       return first_col + static_cast<uint32_t>(fragment * 64 + half * 8);
     }
 
-    // A quarter of a stage: 32 of the depth, two fragments deep.
-    __device__ void Decode(const unsigned char* stage, uint32_t quarter,
-                           uint32_t (&a)[2][2][4]) const {
+    // A quarter of a stage: 32 of the depth, two fragments deep. Rows of lhs that were copied are
+    // in the order of memory, and so must be the fragments: a lane takes a byte of each word.
+    __device__ void DecodeNeighbours(const unsigned char* stage, uint32_t quarter,
+                                     uint32_t (&a)[2][2][4]) const {
+      constexpr int kFactors = 32 / Scale::kBlock;
 #pragma unroll
-      for (int fragment = 0; fragment < 2; ++fragment) {
+      for (int row = 0; row < 4; ++row) {
+        const int fragment = row / 2, half = row % 2;
+        const uint32_t col = Col(fragment, half);
+        uint32_t words[4], factors[kFactors];
+        LoadShared<16>(stage + CodesAt(col, quarter), words);
+        LoadShared<kFactors * 4>(stage + FactorsAt(col, quarter * kFactors), factors);
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const uint32_t col = Col(fragment, half);
-          constexpr int kFactors = 32 / Scale::kBlock;
-          uint32_t words[4], factors[kFactors];
-          LoadWords<16>(stage + CodesAt(col, quarter), words);
-          LoadWords<kFactors * 4>(stage + FactorsAt(col) + quarter * (kFactors * 4), factors);
+        for (int word = 0; word < 4; ++word) {
+          a[word / 2][fragment][half + word % 2 * 2] = WgmmaParts::DecodeNeighbours(
+              words[word], lane % 4, factors[word * kFactors / 4]);
+        }
+      }
+    }
+    // Rows that were decoded are in the order that suits: a lane takes a word.
+    __device__ void DecodeWords(const unsigned char* stage, uint32_t quarter,
+                                uint32_t (&a)[2][2][4]) const {
+      const uint32_t row8 = first_col - lane / 4 + lane / 16 * 64 + lane / 8 % 2 * 8;
+      uint32_t words[4];
+      LoadMatrices(words, stage + CodesAt(row8 + lane % 8, quarter));
 #pragma unroll
-          for (int step = 0; step < 2; ++step) {
+      for (int row = 0; row < 4; ++row) {
+        const int fragment = row / 2, half = row % 2;
+        uint32_t factor;
+        const uint32_t scale = (quarter * 32 + lane % 4 * 8) / Scale::kBlock;
+        LoadShared<4>(stage + FactorsAt(Col(fragment, half), scale), &factor);
 #pragma unroll
-            for (int eight = 0; eight < 2; ++eight) {
-              a[step][fragment][half + 2 * eight] = DecodePair(
-                  words[2 * step + eight], lane % 4, factors[step * kFactors / 2]);
-            }
-          }
+        for (int i = 0; i < 4; ++i) {
+          a[i / 2][fragment][half + i % 2 * 2] = DecodePair(words[row], i, factor);
         }
       }
     }
@@ -325,7 +349,11 @@ struct WgmmaKernelParts : WgmmaShape {
       for (uint32_t quarter = 0; quarter < 4; ++quarter) {
         WaitForMultiply<1>();
         if (quarter == 1 && multiplied != nullptr && m->lane == 0) ArriveAt(multiplied);
-        m->Decode(stage, quarter, fragments[quarter % 2]);
+        if constexpr (kCodedLhs) {
+          m->DecodeWords(stage, quarter, fragments[quarter % 2]);
+        } else {
+          m->DecodeNeighbours(stage, quarter, fragments[quarter % 2]);
+        }
         m->Multiply(fragments[quarter % 2],
                     DescribeRows(stage + quarter / 2 * kLhsHalf) + quarter % 2 * 4);
       }
@@ -382,7 +410,7 @@ struct WgmmaArgs {
 
 template <ScaleType kType, bool kCodedLhs>
 __global__ void __launch_bounds__(WgmmaShape::kThreads, 1) WgmmaKernel(const WgmmaArgs args) {
-  using Parts = WgmmaKernelParts<kType>;
+  using Parts = WgmmaParts<kType, kCodedLhs>;
   typename Parts::Ring ring;
   if (threadIdx.x == 0) {
     for (int i = 0; i < Parts::kStages; ++i) {
@@ -393,7 +421,7 @@ __global__ void __launch_bounds__(WgmmaShape::kThreads, 1) WgmmaKernel(const Wgm
   __syncthreads();
   if (threadIdx.x / 128 == Parts::kMultipliers) {
     GiveRegisters<Parts::kProducerRegisters>();
-    Parts::template Produce<kCodedLhs>(args.dot, args.tiles, ring);
+    Parts::Produce(args.dot, args.tiles, ring);
   } else {
     TakeRegisters<Parts::kMultiplierRegisters>();
     typename Parts::Multiplier multiplier;

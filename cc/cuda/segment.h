@@ -14,9 +14,15 @@ using One = ScalarLanes;
 
 constexpr int kSegment = 16;
 
+// From global memory that nothing writes to meanwhile. The compiler does not always see that it is
+// global, and loads from whatever memory otherwise, which is slower.
 template <class T>
 JAXFP4_HD T LoadAs(const void* p) {
+#if defined(__CUDA_ARCH__)
+  return __ldg(static_cast<const T*>(p));
+#else
   return *static_cast<const T*>(p);
+#endif
 }
 
 // `kBytes` (a multiple of 4) as words, with the widest accesses that segments are aligned to.
@@ -36,6 +42,20 @@ JAXFP4_HD void LoadWords(const void* p, uint32_t* words) {
     } else {
       w[0] = LoadAs<uint32_t>(bytes + i);
     }
+  }
+}
+
+// 4, 8 or 16 bytes of shared memory.
+template <int kBytes>
+JAXFP4_HD void LoadShared(const void* p, uint32_t* words) {
+  if constexpr (kBytes == 16) {
+    const uint4 v = *static_cast<const uint4*>(p);
+    words[0] = v.x, words[1] = v.y, words[2] = v.z, words[3] = v.w;
+  } else if constexpr (kBytes == 8) {
+    const uint2 v = *static_cast<const uint2*>(p);
+    words[0] = v.x, words[1] = v.y;
+  } else {
+    words[0] = *static_cast<const uint32_t*>(p);
   }
 }
 

@@ -576,18 +576,15 @@ void TestDecode() {
   }
 }
 
-// Every code of e2m1 under every scale, decoded in neighbouring pairs for warpgroups.
+// Every code of e2m1 under every scale, decoded in pairs for warpgroups.
 template <ScaleType kType>
 void TestWgmmaDecode() {
-  using Parts = cuda::WgmmaKernelParts<kType>;
+  using Parts = cuda::WgmmaParts<kType, true>;
   for (uint32_t scale = 0; scale < 256; ++scale) {
     const uint32_t factor = Parts::Scale::Factor(scale);
     float decode = 1, decode2 = 1;
     cuda::DecodeScale(kType, scale, &decode, &decode2);
-    for (uint32_t code = 0; code < 16; ++code) {
-      const uint32_t word = 0x76543210u ^ (code & 8 ? 0x88888888u : 0);
-      const uint32_t pair = Parts::DecodePair(word, code % 8 / 2, factor);
-      float got = code % 2 ? HighHalf(pair) : LowHalf(pair);
+    const auto check = [&](uint32_t code, float got) {
       got *= static_cast<float>(1 << Parts::Scale::kOutputPower);
       if (std::fabs(got) < 1.1754944e-38f) got = std::copysign(0.0f, got);
       const float expected = (Decode<E2M1, ScalarLanes>(code) * decode) * decode2;
@@ -595,6 +592,17 @@ void TestWgmmaDecode() {
                                  : oracle::BitsOf(got) == oracle::BitsOf(expected),
             "e2m1 code %u, scale type %d code %u: %a, expected %a", code,
             static_cast<int>(kType), scale, got, expected);
+    };
+    for (const uint32_t sign : {0u, 8u}) {
+      const uint32_t word = 0x76543210u | sign * 0x11111111u;
+      for (uint32_t i = 0; i < 4; ++i) {
+        const uint32_t neighbours = Parts::DecodeNeighbours(word, i, factor);
+        check(sign + 2 * i, LowHalf(neighbours));
+        check(sign + 2 * i + 1, HighHalf(neighbours));
+        const uint32_t pair = Parts::DecodePair(word, static_cast<int>(i), factor);
+        check(sign + i, LowHalf(pair));
+        check(sign + i + 4, HighHalf(pair));
+      }
     }
   }
 }
