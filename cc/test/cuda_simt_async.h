@@ -77,6 +77,7 @@ inline void ArriveAt(uint64_t* barrier) {
   if (++b->arrived < b->arrivals) return;
   b->arrived = 0;
   ++b->phase;
+  simt::Yield();  // to those who wait: what they need must be there
 }
 inline void WaitFor(uint64_t* barrier, unsigned parity) {
   while ((BarrierAt(barrier)->phase & 1) == parity) simt::Yield();
