@@ -118,8 +118,13 @@ __device__ __forceinline__ void AddUnit(const DotArgs& a, const Row (&lhs)[kRows
   }
 }
 
+// As many blocks on a multiprocessor as registers allow without spilling.
+constexpr int GemvBlocks(int rows, bool fp4) {
+  return rows >= kGemvCols ? 3 : rows == 1 || fp4 ? 5 : 4;
+}
+
 template <int kRows, bool kFp4>
-__global__ void __launch_bounds__(kGemvThreads, kRows < kGemvCols ? 5 : 3)
+__global__ void __launch_bounds__(kGemvThreads, GemvBlocks(kRows, kFp4))
     GemvKernel(const DotArgs a) {
   const uint32_t batch = a.tiles_across.Divide(blockIdx.x);
   const uint32_t col = a.tiles_across.Remainder(blockIdx.x, batch) * kGemvCols;

@@ -8,18 +8,35 @@ namespace jaxfp4::cuda {
 Status RunGemv(const ScaledDotProblem& problem, DotArgs* args, Stream stream);
 Status RunSmallMma(const ScaledDotProblem& problem, DotArgs* args, Stream stream);
 Status RunLargeMma(const ScaledDotProblem& problem, DotArgs* args, Stream stream);
+Status RunWgmma(const ScaledDotProblem& problem, DotArgs* args, Stream stream);
+Status RunBlockScaled(const ScaledDotProblem& problem, DotArgs* args, Stream stream);
 Status RunTile(const ScaledDotProblem& problem, DotArgs* args, Stream stream);
 
 // What they take, besides what the table in scaled_dot.cu says.
 bool GemvTakes(const ScaledDotProblem& problem);
 bool SmallMmaTakes(const ScaledDotProblem& problem);
 bool LargeMmaTakes(const ScaledDotProblem& problem);
+bool WgmmaTakes(const ScaledDotProblem& problem);
+bool BlockScaledTakes(const ScaledDotProblem& problem);
 bool TileTakes(const ScaledDotProblem& problem);
 
 // Operands in whole units, which lie where wide loads may read them.
 inline bool InUnits(const ScaledDotProblem& p) {
   return p.depth % kUnit == 0 && IsAligned(p.lhs.data) && IsAligned(p.rhs.data);
 }
+
+// NVFP4 or MXFP4: four-bit codes with one-byte scales.
+inline bool IsBlockScaledFp4(const DotOperand& x) {
+  const BlockFormat& f = x.format;
+  return x.coded && f.element == Element::kE2M1 &&
+         ((f.scale_type == ScaleType::kE4M3 && f.block_cols == 16) ||
+          (f.scale_type == ScaleType::kE8M0 && f.block_cols == 32));
+}
+inline bool AreAlike(const DotOperand& a, const DotOperand& b) {
+  return IsBlockScaledFp4(a) && IsBlockScaledFp4(b) && a.format.scale_type == b.format.scale_type;
+}
+
+constexpr Status kNotCompiled = "built without the architecture that this kernel is for";
 
 // Cuts the outputs into tiles, a block each.
 inline Status SetTiles(int64_t rows, int64_t cols, DotArgs* a, int64_t* blocks) {

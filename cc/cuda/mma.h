@@ -34,6 +34,13 @@ __device__ __forceinline__ void LoadMatrices(uint32_t (&r)[4], const void* row) 
                : "memory");
 }
 
+// The 8 x 8 matrix of 16-bit elements that a warp holds, a row for each four lanes, transposed.
+__device__ __forceinline__ uint32_t TransposeMatrix(uint32_t pair) {
+  uint32_t transposed;
+  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(transposed) : "r"(pair));
+  return transposed;
+}
+
 }  // namespace jaxfp4::cuda
 
 #endif

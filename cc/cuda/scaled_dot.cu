@@ -1,5 +1,7 @@
 // scaled_dot: which kernel serves which operands. The first row of the table that takes a call has
 // it.
+#include <climits>
+
 #include "cc/cuda/dot_routes.h"
 
 namespace jaxfp4::cuda {
@@ -7,7 +9,7 @@ namespace {
 
 struct Route {
   const char* name;
-  int architecture;  // at least
+  int least_architecture, most_architecture;
   int64_t least_rows, most_rows;
   int64_t least_outputs_per_multiprocessor;  // rows * columns of one batch entry, times the batch
   bool (*takes)(const ScaledDotProblem&);
@@ -18,22 +20,28 @@ constexpr int64_t kNoLimit = INT64_MAX;
 // With fewer than one large tile for every eight multiprocessors small ones spread better. (By
 // counting products and loads; not measured.)
 constexpr int64_t kSomeLargeTiles = 128 * 128 / 8;
+constexpr int64_t kSomeWgmmaTiles = 256 * 128 / 4;
+constexpr int kAnyLater = INT_MAX;
 
-// All formats of lhs and rhs pass through the same kernels, which decode them where they load them.
+// All formats of lhs and rhs pass through the same kernels, which decode them where they load them;
+// kernels of one architecture take the formats that it is fast with.
 // clang-format off
 constexpr Route kRoutes[] = {
-    //             sm  rows          outputs          operands       kernel
-    {"gemv",       80, 1, 8,         0,               GemvTakes,     RunGemv},
-    {"mma large",  80, 65, kNoLimit, kSomeLargeTiles, LargeMmaTakes, RunLargeMma},
-    {"mma small",  80, 1, kNoLimit,  0,               SmallMmaTakes, RunSmallMma},
-    {"tile",       80, 1, kNoLimit,  0,               TileTakes,     RunTile},
+    //               sm             rows          outputs          operands          kernel
+    {"gemv",         80, kAnyLater, 1, 8,         0,               GemvTakes,        RunGemv},
+    {"wgmma",        90, 90,        65, kNoLimit, kSomeWgmmaTiles, WgmmaTakes,       RunWgmma},
+    {"block scaled", 120, 129,      65, kNoLimit, kSomeLargeTiles, BlockScaledTakes, RunBlockScaled},
+    {"mma large",    80, kAnyLater, 65, kNoLimit, kSomeLargeTiles, LargeMmaTakes,    RunLargeMma},
+    {"mma small",    80, kAnyLater, 1, kNoLimit,  0,               SmallMmaTakes,    RunSmallMma},
+    {"tile",         80, kAnyLater, 1, kNoLimit,  0,               TileTakes,        RunTile},
 };
 // clang-format on
 
 const Route* FindRoute(const ScaledDotProblem& p, int architecture, int multiprocessors) {
   const int64_t outputs = p.batch * p.rows * p.cols;
   for (const Route& r : kRoutes) {
-    if (architecture >= r.architecture && p.rows >= r.least_rows && p.rows <= r.most_rows &&
+    if (architecture >= r.least_architecture && architecture <= r.most_architecture &&
+        p.rows >= r.least_rows && p.rows <= r.most_rows &&
         outputs >= r.least_outputs_per_multiprocessor * multiprocessors && r.takes(p)) {
       return &r;
     }

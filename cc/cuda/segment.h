@@ -14,9 +14,15 @@ using One = ScalarLanes;
 
 constexpr int kSegment = 16;
 
+// From global memory that nothing writes to meanwhile. The compiler does not always see that it is
+// global, and loads from whatever memory otherwise, which is slower.
 template <class T>
 JAXFP4_HD T LoadAs(const void* p) {
+#if defined(__CUDA_ARCH__)
+  return __ldg(static_cast<const T*>(p));
+#else
   return *static_cast<const T*>(p);
+#endif
 }
 
 // `kBytes` (a multiple of 4) as words, with the widest accesses that segments are aligned to.
@@ -36,6 +42,20 @@ JAXFP4_HD void LoadWords(const void* p, uint32_t* words) {
     } else {
       w[0] = LoadAs<uint32_t>(bytes + i);
     }
+  }
+}
+
+// 4, 8 or 16 bytes of shared memory.
+template <int kBytes>
+JAXFP4_HD void LoadShared(const void* p, uint32_t* words) {
+  if constexpr (kBytes == 16) {
+    const uint4 v = *static_cast<const uint4*>(p);
+    words[0] = v.x, words[1] = v.y, words[2] = v.z, words[3] = v.w;
+  } else if constexpr (kBytes == 8) {
+    const uint2 v = *static_cast<const uint2*>(p);
+    words[0] = v.x, words[1] = v.y;
+  } else {
+    words[0] = *static_cast<const uint32_t*>(p);
   }
 }
 
@@ -82,6 +102,22 @@ JAXFP4_HD void StoreNarrowed(Dtype dtype, float x, void* p) {
     const uint32_t half = dtype == Dtype::kBF16 ? ToBF16<One>(x) : ToF16<One>(x);
     *static_cast<uint16_t*>(p) = static_cast<uint16_t>(half);
   }
+}
+
+// Two floats as halves, the first lower.
+JAXFP4_HD uint32_t NarrowedPair(Dtype dtype, float x, float y) {
+#if defined(__CUDA_ARCH__)
+  uint32_t pair;
+  if (dtype == Dtype::kBF16) {
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(y), "f"(x));
+  } else {
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(y), "f"(x));
+  }
+  return pair;
+#else
+  return dtype == Dtype::kBF16 ? ToBF16<One>(x) | ToBF16<One>(y) << 16
+                               : ToF16<One>(x) | ToF16<One>(y) << 16;
+#endif
 }
 
 JAXFP4_HD void WidenWords(Dtype dtype, const uint32_t* words, float* x) {

@@ -25,6 +25,7 @@ nb::dict Features() {
   nb::dict features;
   features["architectures"] = JAXFP4_CUDA_ARCHITECTURES;
   features["devices"] = devices;
+  features["status"] = "run in emulation, not yet on a GPU";
   if (!found.reason.empty()) features["reason"] = nb::str(found.reason.c_str());
   return features;
 }

@@ -5,12 +5,16 @@
 #include <random>
 #include <string>
 
+#define JAXFP4_HAS_ARCHITECTURE 1  // of kernels for one alone
 #include "cc/test/cuda_simt.h"
+#include "cc/test/cuda_simt_async.h"
 
+#include "cc/cuda/dot_block_scaled_sm120f.cu"
 #include "cc/cuda/dot_gemv.cu"
 #include "cc/cuda/dot_mma_large.cu"
 #include "cc/cuda/dot_mma_small.cu"
 #include "cc/cuda/dot_tile.cu"
+#include "cc/cuda/dot_wgmma_sm90a.cu"
 #include "cc/cuda/scaled_dot.cu"
 
 #include "cc/cpu/parallel.h"
@@ -303,6 +307,58 @@ void TestKernels() {
   }
 }
 
+// The formats of the warpgroups' kernel: lhs like rhs, or bfloat16. A block has several tiles.
+void TestWgmma() {
+  Random random(10);
+  int number = 0;
+  for (const Spec& b : CodedSpecs()) {
+    for (const Spec& a : {b, Spec{"bfloat16", false, Dtype::kBF16, {}}}) {
+      for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16, Dtype::kF16}) {
+        if (++number % kEvery != 0) continue;
+        simt::descending = number % 2 == 0;
+        const int64_t batch = 1 + number % 2, rows = 1 + random() % 280;
+        const int64_t cols = 2 * (1 + random() % 260), depth = 128 * (1 + random() % 6);
+        const Operand lhs = Make(a, batch, rows, depth, &random);
+        const Operand rhs = Make(b, batch, cols, depth, &random);
+        Memory out(batch * rows * cols * cuda::SizeOf(dtype));
+        const ScaledDotProblem p = ProblemOf(lhs, rhs, dtype, out.data);
+        const bool fp4 =
+            b.format.element == Element::kE2M1 && b.format.scale_type != ScaleType::kFloat32;
+        Check(cuda::WgmmaTakes(p) == fp4, "%s", NameOf(lhs, rhs, "wgmma takes").c_str());
+        if (!fp4) continue;
+        const std::string name = NameOf(lhs, rhs, "wgmma");
+        Check(RunWith(cuda::RunWgmma, p) == nullptr, "%s fails", name.c_str());
+        CheckOutputs(lhs, rhs, dtype, out, name);
+      }
+    }
+  }
+}
+
+// lhs and rhs of one four-bit format, for tensor cores that apply block scales.
+void TestBlockScaled() {
+  Random random(12);
+  int number = 0;
+  for (const Spec& s : CodedSpecs()) {
+    for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) {
+      if (++number % kEvery != 0) continue;
+      simt::descending = number % 2 == 0;
+      const int64_t batch = 1 + number % 2, rows = 1 + random() % 200, cols = 1 + random() % 200;
+      const int64_t depth = 128 * (1 + random() % 9);
+      const Operand lhs = Make(s, batch, rows, depth, &random);
+      const Operand rhs = Make(s, batch, cols, depth, &random);
+      Memory out(batch * rows * cols * cuda::SizeOf(dtype));
+      const ScaledDotProblem p = ProblemOf(lhs, rhs, dtype, out.data);
+      const std::string name = NameOf(lhs, rhs, "block scaled");
+      const bool fp4 =
+          s.format.element == Element::kE2M1 && s.format.scale_type != ScaleType::kFloat32;
+      Check(cuda::BlockScaledTakes(p) == fp4, "%s: takes", name.c_str());
+      if (!fp4) continue;
+      Check(RunWith(cuda::RunBlockScaled, p) == nullptr, "%s fails", name.c_str());
+      CheckOutputs(lhs, rhs, dtype, out, name);
+    }
+  }
+}
+
 // Depths that fill no unit go to the kernel for anything.
 void TestOddDepths() {
   Random random(2);
@@ -346,6 +402,7 @@ void TestInterleaved() {
       }
       Memory expected(2 * rows * cols * 4), got(2 * rows * cols * 4);
       ScaledDotProblem p = ProblemOf(lhs, rhs, Dtype::kF32, expected.data);
+      if (!route.takes(p)) continue;
       Check(RunWith(route.run, p) == nullptr, "%s fails", route.name);
       p.rhs.data = data.data;
       if (b.format.block_rows == 1) p.rhs.scale = scale.data;
@@ -364,10 +421,11 @@ void TestRowsAlone() {
   const Spec w = CodedSpecs()[0];
   for (const Spec& a : {Spec{"bfloat16", false, Dtype::kBF16, {}}, w}) {
     for (const cuda::Route& route : cuda::kRoutes) {
-      const int64_t rows = route.run == cuda::RunGemv ? 8 : 40, cols = 20, depth = 544;
+      const int64_t rows = route.run == cuda::RunGemv ? 8 : 40, cols = 20, depth = 640;
       const Operand lhs = Make(a, 1, rows, depth, &random), rhs = Make(w, 1, cols, depth, &random);
       Memory all(rows * cols * 4), part(cols * 4);
       ScaledDotProblem p = ProblemOf(lhs, rhs, Dtype::kF32, all.data);
+      if (!route.takes(p)) continue;
       Check(RunWith(route.run, p) == nullptr, "%s fails", route.name);
       p.rows = p.lhs.rows_per_offset = 1;
       p.out = part.data;
@@ -433,6 +491,7 @@ void TestOffsets() {
       spread.insert(spread.end(), {scales[table.back()], scales[table.back() + 1]});
     }
     ScaledDotProblem p = ProblemOf(lhs, rhs, Dtype::kF32, got.data);
+    if (!route.takes(p)) continue;
     p.lhs.rows_per_offset = 1;
     p.lhs.scale_offset = table.data();
     p.lhs.scale_row_stride = 0;
@@ -459,6 +518,7 @@ void TestRoutes() {
   Check(route(bf16, 9, 4096, 64) == "mma small", "nine rows");
   Check(route(bf16, 128, 1024, 64) == "mma small", "outputs for few multiprocessors");
   Check(route(nvfp4, 4096, 4096, 64) == "mma large", "many rows");
+  Check(route(nvfp4, 4096, 4096, 128) == "wgmma", "many rows, deep enough for warpgroups");
   ScaledDotProblem p = {};
   p.batch = p.rows = p.cols = p.depth = 1;
   Check(cuda::FindRoute(p, 75, 40) == nullptr, "an old GPU");
@@ -511,6 +571,37 @@ void TestDecode() {
                 "%d-bit code %u as float: %a", E::kBits, first + static_cast<uint32_t>(i),
                 unscaled);
         }
+      }
+    }
+  }
+}
+
+// Every code of e2m1 under every scale, decoded in pairs for warpgroups.
+template <ScaleType kType>
+void TestWgmmaDecode() {
+  using Parts = cuda::WgmmaParts<kType, true>;
+  for (uint32_t scale = 0; scale < 256; ++scale) {
+    const uint32_t factor = Parts::Scale::Factor(scale);
+    float decode = 1, decode2 = 1;
+    cuda::DecodeScale(kType, scale, &decode, &decode2);
+    const auto check = [&](uint32_t code, float got) {
+      got *= static_cast<float>(1 << Parts::Scale::kOutputPower);
+      if (std::fabs(got) < 1.1754944e-38f) got = std::copysign(0.0f, got);
+      const float expected = (Decode<E2M1, ScalarLanes>(code) * decode) * decode2;
+      Check(std::isnan(expected) ? std::isnan(got)
+                                 : oracle::BitsOf(got) == oracle::BitsOf(expected),
+            "e2m1 code %u, scale type %d code %u: %a, expected %a", code,
+            static_cast<int>(kType), scale, got, expected);
+    };
+    for (const uint32_t sign : {0u, 8u}) {
+      const uint32_t word = 0x76543210u | sign * 0x11111111u;
+      for (uint32_t i = 0; i < 4; ++i) {
+        const uint32_t neighbours = Parts::DecodeNeighbours(word, i, factor);
+        check(sign + 2 * i, LowHalf(neighbours));
+        check(sign + 2 * i + 1, HighHalf(neighbours));
+        const uint32_t pair = Parts::DecodePair(word, static_cast<int>(i), factor);
+        check(sign + i, LowHalf(pair));
+        check(sign + i + 4, HighHalf(pair));
       }
     }
   }
@@ -595,7 +686,11 @@ void TestFragments() {
 // Shared memory within what a block may have on the smallest of the GPUs, sm_86 and sm_120.
 void TestSharedMemory() {
   constexpr int kMost = 99 * 1024;
-  for (const int bytes : {cuda::SmallShape<1>::kSharedBytes, cuda::SmallShape<2>::kSharedBytes,
+  constexpr int kMostOnHopper = 227 * 1024;
+  Check(cuda::WgmmaShape::kSharedBytes <= kMostOnHopper, "the warpgroups' kernel wants %d bytes",
+        cuda::WgmmaShape::kSharedBytes);
+  for (const int bytes : {cuda::BlockScaledParts<ScaleType::kE4M3>::kSharedBytes,
+                          cuda::SmallShape<1>::kSharedBytes, cuda::SmallShape<2>::kSharedBytes,
                           cuda::SmallShape<3>::kSharedBytes, cuda::LargeShape<1>::kSharedBytes,
                           cuda::LargeShape<2>::kSharedBytes, cuda::LargeShape<3>::kSharedBytes}) {
     Check(bytes <= kMost, "a kernel wants %d bytes of shared memory", bytes);
@@ -610,6 +705,8 @@ void TestAll() {
   TestDecode<E3M2>();
   TestDecode<E4M3>();
   TestDecode<E5M2>();
+  TestWgmmaDecode<ScaleType::kE4M3>();
+  TestWgmmaDecode<ScaleType::kE8M0>();
   TestSplit();
   TestFragments();
   TestRoutes();
@@ -619,6 +716,8 @@ void TestAll() {
   TestRowsAlone();
   TestSpecials();
   TestOffsets();
+  TestWgmma();
+  TestBlockScaled();
   TestKernels();
 }
 

@@ -17,6 +17,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <vector>
@@ -74,7 +75,30 @@ struct Warp {
   }
 };
 
+// Work that a thread started and has not waited for, in groups.
+class Pending {
+ public:
+  void Add(std::function<void()> work) { open_.push_back(std::move(work)); }
+  void Commit() {
+    groups_.push_back(std::move(open_));
+    open_.clear();
+  }
+  void Wait(size_t most) {
+    while (groups_.size() > most) {
+      const std::vector<std::function<void()>> group = std::move(groups_.front());
+      groups_.pop_front();
+      for (const auto& work : group) work();
+    }
+  }
+  bool IsEmpty() const { return open_.empty() && groups_.empty(); }
+
+ private:
+  std::vector<std::function<void()>> open_;
+  std::deque<std::vector<std::function<void()>>> groups_;
+};
+
 struct Fiber {
+  Pending copies, products;  // of cuda_simt_async.h
   ucontext_t context;  // to start with; later turns go by jumps, which need no system call
   jmp_buf resume;
   bool started = false;
@@ -93,7 +117,7 @@ struct Block {
 };
 
 inline Block block;
-alignas(128) inline unsigned char shared[kSharedBytes];
+alignas(1024) inline unsigned char shared[kSharedBytes];
 inline std::vector<unsigned char>& Stacks() {
   static std::vector<unsigned char> stacks;
   return stacks;
@@ -105,6 +129,11 @@ inline void Yield() {
 
 inline void Trampoline() {
   block.body();
+  const Fiber& fiber = block.fibers[block.current];
+  if (!fiber.copies.IsEmpty() || !fiber.products.IsEmpty()) {
+    std::fprintf(stderr, "simt: a thread ends without waiting for what it started\n");
+    std::abort();
+  }
   block.fibers[block.current].done = true;
   block.progress = true;
   Yield();
@@ -126,6 +155,7 @@ inline void SyncBlock() {
 }
 
 inline unsigned Lane() { return block.current % kWarp; }
+inline Fiber& ThisFiber() { return block.fibers[block.current]; }
 inline Warp& ThisWarp() { return block.warps[block.current / kWarp]; }
 
 inline void SyncLanes(uint32_t mask) {

@@ -1,0 +1,142 @@
+// scaled_dot of two four-bit operands on sm_120f, whose tensor cores multiply codes and apply the
+// block scales themselves. Codes and scales pass from memory to shared memory as they are.
+#pragma once
+
+#include "cc/cuda/async_copy.h"
+#include "cc/cuda/block_scaled_mma.h"
+#include "cc/cuda/dot_mma.h"
+
+namespace jaxfp4::cuda {
+
+template <ScaleType kType>
+struct BlockScaledParts {
+  using Shape = MmaShape<1, 128, 128, 128, 2, 4, 1>;
+  static constexpr int kRows = Shape::kM + Shape::kN;  // of lhs, then of rhs
+  static constexpr int kStages = 4;
+  static constexpr int kScales = Shape::kK / (kType == ScaleType::kE4M3 ? 16 : 32);  // of a row
+  static constexpr int kRowBytes = Shape::kK / 2;
+  static constexpr int kStageBytes = kRows * (kRowBytes + kScales);
+  static constexpr int kSharedBytes = kStages * kStageBytes > Shape::kSumBytes
+                                          ? kStages * kStageBytes
+                                          : Shape::kSumBytes;
+  static_assert(Shape::kThreads == kRows && Shape::kM == Shape::kN);
+
+  // Sixteen-byte pieces of a row, placed so that eight rows' lie in different banks.
+  JAXFP4_HD static uint32_t CodesAt(uint32_t row, uint32_t piece) {
+    return row * kRowBytes + (piece ^ (row / 2 % 4)) * 16;
+  }
+  JAXFP4_HD static uint32_t ScalesAt(uint32_t row) { return kRows * kRowBytes + row * kScales; }
+
+  // What a thread copies of each slab: a piece of each of four rows, and the scales of one.
+  struct Source {
+    const uint8_t *codes[4], *scales;
+
+    __device__ Source(const DotArgs& a, uint32_t batch, uint32_t row0, uint32_t col0) {
+      // Rows beyond the last repeat it, and are not stored.
+      const auto lhs = [&](uint32_t i) {
+        const uint32_t row = row0 + i;
+        return RowOf(a.lhs, batch * a.rows + (row < a.rows ? row : a.rows - 1));
+      };
+      const auto rhs = [&](uint32_t i) {
+        const uint32_t col = col0 + i;
+        return RowOf(a.rhs, batch * a.cols + (col < a.cols ? col : a.cols - 1));
+      };
+#pragma unroll
+      for (uint32_t i = 0; i < 4; ++i) {
+        const uint32_t row = i % 2 * 64 + threadIdx.x / 4;
+        codes[i] = (i < 2 ? lhs(row) : rhs(row)).data + threadIdx.x % 4 * 16;
+      }
+      const uint32_t row = threadIdx.x % Shape::kM;
+      scales = threadIdx.x < Shape::kM
+                   ? static_cast<const uint8_t*>(a.lhs.scale) + lhs(row).scale
+                   : static_cast<const uint8_t*>(a.rhs.scale) + rhs(row).scale;
+    }
+    __device__ void Copy(uint32_t slab, unsigned char* stage) const {
+#pragma unroll
+      for (uint32_t i = 0; i < 4; ++i) {
+        CopyAsync<16>(stage + CodesAt(i * 64 + threadIdx.x / 4, threadIdx.x % 4),
+                      codes[i] + int64_t{slab} * kRowBytes);
+      }
+      CopyAsync<kScales>(stage + ScalesAt(threadIdx.x), scales + int64_t{slab} * kScales);
+    }
+  };
+
+  static __device__ void Multiply(const unsigned char* stage, WarpTile<Shape>* tile) {
+    const uint32_t lane = tile->lane;
+    uint32_t lhs_scale[Shape::kTilesM][kScales / 4], rhs_scale[Shape::kTilesN][kScales / 4];
+#pragma unroll
+    for (uint32_t m = 0; m < Shape::kTilesM; ++m) {
+      const uint32_t row = tile->row + m * 16 + lane / 4 + lane % 2 * 8;
+      LoadShared<kScales>(stage + ScalesAt(row), lhs_scale[m]);
+    }
+#pragma unroll
+    for (uint32_t n = 0; n < Shape::kTilesN; ++n) {
+      const uint32_t col = tile->col + n * 8 + lane / 4;
+      LoadShared<kScales>(stage + ScalesAt(Shape::kM + col), rhs_scale[n]);
+    }
+    MultiplyHalf<0>(stage, lhs_scale, rhs_scale, tile);
+    MultiplyHalf<1>(stage, lhs_scale, rhs_scale, tile);
+  }
+
+  // 64 of the slab's depth.
+  template <uint32_t kHalf>
+  static __device__ void MultiplyHalf(const unsigned char* stage,
+                                      const uint32_t (&lhs_scale)[Shape::kTilesM][kScales / 4],
+                                      const uint32_t (&rhs_scale)[Shape::kTilesN][kScales / 4],
+                                      WarpTile<Shape>* tile) {
+    constexpr int kWord = kType == ScaleType::kE4M3 ? kHalf : 0;
+    constexpr int kByte = kType == ScaleType::kE4M3 ? 0 : 2 * kHalf;
+    const uint32_t lane = tile->lane;
+    uint32_t b[Shape::kTilesN][2];
+#pragma unroll
+    for (uint32_t n = 0; n < Shape::kTilesN; n += 2) {
+      const uint32_t row = Shape::kM + tile->col + n * 8 + lane / 16 * 8 + lane % 8;
+      uint32_t both[4];
+      LoadMatrices(both, stage + CodesAt(row, 2 * kHalf + lane / 8 % 2));
+      b[n][0] = both[0], b[n][1] = both[1];
+      b[n + 1][0] = both[2], b[n + 1][1] = both[3];
+    }
+#pragma unroll
+    for (uint32_t m = 0; m < Shape::kTilesM; ++m) {
+      uint32_t a[4];
+      LoadMatrices(a, stage + CodesAt(tile->row + m * 16 + lane % 16, 2 * kHalf + lane / 16));
+#pragma unroll
+      for (uint32_t n = 0; n < Shape::kTilesN; ++n) {
+        MultiplyBlockScaled<kType, kByte>(tile->sum[m][n], a, b[n], lhs_scale[m][kWord],
+                                          rhs_scale[n][kWord]);
+      }
+    }
+  }
+};
+
+template <ScaleType kType>
+__global__ void __launch_bounds__(BlockScaledParts<kType>::Shape::kThreads)
+    BlockScaledKernel(const DotArgs a) {
+  using Parts = BlockScaledParts<kType>;
+  using Shape = typename Parts::Shape;
+  const uint32_t across = a.tiles_down.Divide(blockIdx.x);
+  const uint32_t batch = a.tiles_across.Divide(across);
+  const uint32_t row0 = a.tiles_down.Remainder(blockIdx.x, across) * Shape::kM;
+  const uint32_t col0 = a.tiles_across.Remainder(across, batch) * Shape::kN;
+  auto* stages = static_cast<unsigned char*>(DynamicShared());
+
+  const typename Parts::Source source(a, batch, row0, col0);
+  const uint32_t slabs = a.depth / Shape::kK;
+  const auto copy = [&](uint32_t slab) {
+    if (slab < slabs) source.Copy(slab, stages + slab % Parts::kStages * Parts::kStageBytes);
+    CommitCopies();
+  };
+  for (uint32_t slab = 0; slab < Parts::kStages - 1; ++slab) copy(slab);
+  WarpTile<Shape> tile;
+  for (uint32_t slab = 0; slab < slabs; ++slab) {
+    WaitForCopies<Parts::kStages - 2>();
+    __syncthreads();  // the slab is there, and the stage of the one before is free
+    copy(slab + Parts::kStages - 1);
+    Parts::Multiply(stages + slab % Parts::kStages * Parts::kStageBytes, &tile);
+  }
+  WaitForCopies<0>();
+  __syncthreads();
+  Finish<Shape>(a, batch, row0, col0, tile, tile.sum, reinterpret_cast<float*>(stages));
+}
+
+}  // namespace jaxfp4::cuda

@@ -1,0 +1,178 @@
+// What goes on while threads do: copies to shared memory, barriers in it, and the matrix
+// instructions of sm_90a; and those of sm_120f. Include after cuda_simt.h.
+//
+// Copies and products happen at the last moment that the program allows, when a thread waits for
+// them: what was read too early, or overwritten too early, shows in the results.
+//
+// The layouts are those of the PTX ISA, sections "Asynchronous warpgroup level matrix
+// instructions" (register fragments; shared memory layout, swizzling modes; matrix descriptor)
+// and "movmatrix"; "Block scaling for mma.sync" and "Matrix fragments for mma.m16n8k64".
+#pragma once
+
+#include "cc/codec/decode.h"
+#include "cc/test/cuda_simt.h"
+
+namespace simt {
+
+[[noreturn]] inline void Fail(const char* why) {
+  std::fprintf(stderr, "simt: %s\n", why);
+  std::abort();
+}
+
+struct Barrier {  // lies in the eight bytes of shared memory
+  uint16_t arrivals, arrived;
+  uint32_t phase;
+};
+static_assert(sizeof(Barrier) == sizeof(uint64_t));
+
+// Address of byte `offset` of rows that a matrix descriptor describes, in shared memory.
+inline uint32_t Swizzled(uint32_t address) { return address ^ (address >> 7 & 7) << 4; }
+
+// Element (row, k) of the matrix, bfloat16.
+inline double DescribedElement(uint64_t descriptor, uint32_t row, uint32_t k) {
+  const auto field = [&](int first) {
+    return static_cast<uint32_t>(descriptor >> first & 0x3fff) << 4;
+  };
+  if (descriptor >> 62 != 1) Fail("a matrix descriptor without the 128-byte swizzle");
+  const uint32_t stride = field(32);
+  const uint32_t address = Swizzled(field(0) + row / 8 * stride + row % 8 * 128 + 2 * k);
+  uint16_t bits;
+  std::memcpy(&bits, shared + address, 2);
+  return static_cast<double>(jaxfp4::FromBF16<jaxfp4::ScalarLanes>(bits));
+}
+
+}  // namespace simt
+
+namespace jaxfp4::cuda {
+
+inline uint32_t SharedAddress(const void* p) {
+  return static_cast<uint32_t>(static_cast<const unsigned char*>(p) - simt::shared);
+}
+
+// ---- copies
+
+template <int kBytes>
+void CopyAsync(void* to, const void* from) {
+  if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % kBytes != 0) {
+    simt::Fail("an asynchronous copy of unaligned bytes");
+  }
+  simt::ThisFiber().copies.Add([=] { std::memcpy(to, from, kBytes); });
+}
+inline void CommitCopies() { simt::ThisFiber().copies.Commit(); }
+template <int kPending>
+void WaitForCopies() {
+  simt::ThisFiber().copies.Wait(kPending);
+}
+
+// ---- barriers
+
+inline simt::Barrier* BarrierAt(uint64_t* p) { return reinterpret_cast<simt::Barrier*>(p); }
+
+inline void InitBarrier(uint64_t* barrier, unsigned arrivals) {
+  *BarrierAt(barrier) = {static_cast<uint16_t>(arrivals), 0, 0};
+}
+inline void ArriveAt(uint64_t* barrier) {
+  simt::Barrier* b = BarrierAt(barrier);
+  simt::block.progress = true;
+  if (++b->arrived < b->arrivals) return;
+  b->arrived = 0;
+  ++b->phase;
+  simt::Yield();  // to those who wait: what they need must be there
+}
+inline void WaitFor(uint64_t* barrier, unsigned parity) {
+  while ((BarrierAt(barrier)->phase & 1) == parity) simt::Yield();
+  simt::block.progress = true;
+}
+
+// ---- warpgroups
+
+inline uint64_t DescribeRows(const void* rows) {
+  const uint32_t address = SharedAddress(rows);
+  if (address % 1024 != 0) simt::Fail("swizzled rows that do not start at 1024 bytes");
+  return uint64_t{1} << 62 | uint64_t{1024 / 16} << 32 | address >> 4;
+}
+inline void PublishShared() {}
+inline void BeginMultiply() {}
+inline void CommitMultiply() { simt::ThisFiber().products.Commit(); }
+template <int kPending>
+void WaitForMultiply() {
+  simt::ThisFiber().products.Wait(kPending);
+}
+template <int kRegisters>
+void TakeRegisters() {}
+template <int kRegisters>
+void GiveRegisters() {}
+
+// The left operand's fragment is that of mma.m16n8k16, sixteen rows a warp; so are the sums', for
+// each eight columns.
+inline void MultiplyAsync(float (&d)[64], const uint32_t (&a)[4], uint64_t b) {
+  const uint32_t words[4] = {a[0], a[1], a[2], a[3]};
+  simt::ThisFiber().products.Add([&d, words, b] {
+    simt::Exchange(~0u, words, 4, [&](const uint32_t (*all)[8]) {
+      const uint32_t group = simt::Lane() / 4, thread = simt::Lane() % 4;
+      for (uint32_t k = 0; k < 16; ++k) {
+        double left[2];
+        for (uint32_t half = 0; half < 2; ++half) {
+          const uint32_t word = all[group * 4 + k % 8 / 2][half + k / 8 * 2];
+          left[half] = static_cast<double>(
+              FromBF16<ScalarLanes>(k % 2 ? word >> 16 : word & 0xffffu));
+        }
+        for (uint32_t i = 0; i < 64; ++i) {
+          const uint32_t col = i / 4 * 8 + thread * 2 + i % 2;
+          const double product = left[i / 2 % 2] * simt::DescribedElement(b, col, k);
+          d[i] = static_cast<float>(static_cast<double>(d[i]) + product);
+        }
+      }
+    });
+  });
+}
+
+// Lane 4 r + c holds elements (r, 2 c) and (r, 2 c + 1).
+inline uint32_t TransposeMatrix(uint32_t pair) {
+  uint32_t transposed = 0;
+  simt::Exchange(~0u, &pair, 1, [&](const uint32_t (*all)[8]) {
+    const uint32_t row = simt::Lane() / 4, col = simt::Lane() % 4 * 2;
+    for (uint32_t i = 0; i < 2; ++i) {
+      const uint32_t word = all[(col + i) * 4 + row / 2][0];
+      transposed |= (word >> (16 * (row % 2)) & 0xffffu) << (16 * i);
+    }
+  });
+  return transposed;
+}
+
+// ---- block scales
+
+// Elements are at their places by nibbles: eight of each word. Scales count where the instruction
+// reads them: those of a from lanes 0 and 1 of each four, those of b from lane 0.
+template <ScaleType kType, int kByte>
+void MultiplyBlockScaled(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                         uint32_t scale_a, uint32_t scale_b) {
+  constexpr bool kNv = kType == ScaleType::kE4M3;
+  static_assert(kNv ? kByte == 0 : kByte == 0 || kByte == 2);
+  const uint32_t words[8] = {a[0], a[1], a[2], a[3], b[0], b[1], scale_a, scale_b};
+  simt::Exchange(~0u, words, 8, [&](const uint32_t (*all)[8]) {
+    const auto scale = [](uint32_t word, uint32_t k) -> double {
+      const uint32_t code = word >> 8 * (kNv ? k / 16 : kByte + k / 32) & 255u;
+      if (!kNv) return code == 255 ? NAN : std::ldexp(1.0, static_cast<int>(code) - 127);
+      return static_cast<double>(Decode<E4M3, ScalarLanes>(code & 0x7fu));  // no sign
+    };
+    const auto element = [](uint32_t word, uint32_t k) {
+      return static_cast<double>(Decode<E2M1, ScalarLanes>(word >> 4 * (k % 8) & 15u));
+    };
+    for (uint32_t i = 0; i < 4; ++i) {
+      const uint32_t row = simt::Lane() / 4 + i / 2 * 8, col = simt::Lane() % 4 * 2 + i % 2;
+      double sum = static_cast<double>(d[i]);
+      for (uint32_t k = 0; k < 64; ++k) {
+        const uint32_t lane = k % 32 / 8;
+        const double left = element(all[row % 8 * 4 + lane][row / 8 + k / 32 * 2], k) *
+                            scale(all[row % 8 * 4 + row / 8][6], k);
+        const double right =
+            element(all[col * 4 + lane][4 + k / 32], k) * scale(all[col * 4][7], k);
+        sum += left * right;
+      }
+      d[i] = static_cast<float>(sum);
+    }
+  });
+}
+
+}  // namespace jaxfp4::cuda
