@@ -90,6 +90,20 @@ struct Case {
   bool rhs_transposed = false, lhs_transposed = false;
 };
 
+// Bytes that start where XLA's buffers do, at a multiple of 64: a load across two lines is two.
+class Bytes {
+ public:
+  explicit Bytes(int64_t size, uint8_t value = 0)
+      : memory_(static_cast<size_t>(size) + 64, value), size_(static_cast<size_t>(size)) {}
+  uint8_t* data() { return memory_.data() + (64 - reinterpret_cast<uintptr_t>(memory_.data()) % 64); }
+  uint8_t* begin() { return data(); }
+  uint8_t* end() { return data() + size_; }
+
+ private:
+  std::vector<uint8_t> memory_;
+  size_t size_;
+};
+
 int64_t Bits(int element) {
   return element == 0 ? 4 : element == 1 || element == 2 ? 6 : 8;
 }
@@ -102,13 +116,10 @@ void Measure(const Case& c, int64_t m, int64_t n, int64_t k, const Kernels& kern
   // Few rows stream weights: take turns among enough copies to miss the caches (small ones stay).
   const bool streams = m <= 16 && n * k >= 4000000;
   const int64_t copies = streams ? 256000000 / (data_bytes + scale_bytes) + 1 : 1;
-  std::vector<uint8_t> weights(static_cast<size_t>(data_bytes * copies));
-  std::vector<uint8_t> scales(static_cast<size_t>(scale_bytes * copies), 0x38);
+  Bytes weights(data_bytes * copies), scales(scale_bytes * copies, 0x38);
   uint32_t state = 1;
   for (uint8_t& w : weights) w = static_cast<uint8_t>((state = state * 1664525 + 1013904223) >> 24);
-  std::vector<uint8_t> lhs(static_cast<size_t>(m * k * 4), 0x3c);
-  std::vector<uint8_t> lhs_scales(static_cast<size_t>(m * k), 0x38);
-  std::vector<float> out(static_cast<size_t>(m * n));
+  Bytes lhs(m * k * 4, 0x3c), lhs_scales(m * k, 0x38), out(m * n * 4);
   const float one = 1;
   const int64_t zero = 0;
   bool out_of_memory = false;

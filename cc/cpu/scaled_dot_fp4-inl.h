@@ -27,10 +27,12 @@ struct Fp4Tile {
   const uint8_t* scales;  // [depth / block_cols][16 rows]
 };
 
-// Rows n..n+15 of batch entry b; rows beyond the last repeat it.
+// Rows n..n+15 of batch entry b; rows beyond the last repeat it. They are read once, one tile after
+// another, or are part of a panel of so many rows.
 class Fp4Rows {
  public:
-  Fp4Rows(const ScaledDotProblem& p, int64_t b, int64_t n) : block_(p.rhs.format.block_cols) {
+  Fp4Rows(const ScaledDotProblem& p, int64_t b, int64_t n, int64_t panel = 0)
+      : block_(p.rhs.format.block_cols), panel_(panel) {
     const DotOperand& x = p.rhs;
     row_bytes_ = p.depth / 2;
     scale_row_bytes_ = x.scale_row_stride;
@@ -58,20 +60,25 @@ class Fp4Rows {
   }
 
  private:
-  // As much as a tile reads, some way ahead in the order of memory. Rows in logical order would be
-  // sixteen streams: there it is part of the next sixteen rows, which wait in the second-level
-  // cache.
+  // As much as a tile reads, some way ahead: of interleaved rows in the order of memory, of logical
+  // ones in each row (after its end, in the row sixteen below), or, while other rows pass over a
+  // panel, in sequence from the panel after it.
   JAXFP4_INLINE void Prefetch(int64_t k) const {
     constexpr int64_t kAhead = 8 * kTileDepth;
-    const uint8_t* codes = codes_[0] + k * 8;
     if (interleaved_) {
-      for (int i = 0; i < kTileDepth * 8; i += 64) __builtin_prefetch(codes + kAhead * 8 + i);
-    } else {
-      codes += kLanes * row_bytes_;
+      const uint8_t* codes = codes_[0] + (k + kAhead) * 8;
+      for (int i = 0; i < kTileDepth * 8; i += 64) __builtin_prefetch(codes + i);
+    } else if (panel_ > 0) {
+      const uint8_t* codes = codes_[0] + panel_ * row_bytes_ + k * 8;
       for (int i = 0; i < kTileDepth * 8; i += 64) __builtin_prefetch(codes + i, 0, 2);
+    } else {
+      const int64_t at = (k + kAhead) / 2;
+      const int64_t next = at < row_bytes_ ? at : at + 15 * row_bytes_;
+      for (int i = 0; i < kLanes; ++i) __builtin_prefetch(codes_[i] + next);
     }
+    const int64_t below = panel_ > 0 ? panel_ : kLanes;
     const uint8_t* scales = scales_[0] + k / block_ * kLanes;
-    scales += interleaved_scales_ ? kAhead / block_ * kLanes : kLanes * scale_row_bytes_;
+    scales += interleaved_scales_ ? kAhead / block_ * kLanes : below * scale_row_bytes_;
     for (int i = 0; i < kTileDepth / block_ * kLanes; i += 64) __builtin_prefetch(scales + i);
   }
 
@@ -104,7 +111,7 @@ class Fp4Rows {
     return scale_tile_;
   }
 
-  int64_t block_, row_bytes_, scale_row_bytes_;
+  int64_t block_, panel_, row_bytes_, scale_row_bytes_;
   bool interleaved_, interleaved_scales_;
   const uint8_t* codes_[kLanes];
   const uint8_t* scales_[kLanes];
@@ -132,7 +139,7 @@ template <class Math, ScaleType kType>
 void PackFp4(const ScaledDotProblem& p, int64_t b, int64_t n, int64_t begin, int64_t end,
              uint32_t* panel, int64_t stride) {
   constexpr int kBlock = BlockOf(kType);
-  Fp4Rows rows(p, b, n);
+  Fp4Rows rows(p, b, n, stride);
   for (int64_t k = begin; k < end; k += kTileDepth) {
     const int64_t size = Min64(kTileDepth, end - k);
     const Fp4Tile tile = rows.Load(k, size);
@@ -365,7 +372,7 @@ struct IntScheme {
 
   static void PackVector(const ScaledDotProblem& p, int64_t b, int64_t n, int64_t begin,
                          int64_t end, uint8_t* panel, int j) {
-    Fp4Rows rows(p, b, n);
+    Fp4Rows rows(p, b, n, kVectors * kLanes);
     uint32_t* to = reinterpret_cast<uint32_t*>(panel) + j * kLanes;
     for (int64_t k = begin; k < end; k += kTileDepth) {
       const int64_t size = Min64(kTileDepth, end - k);

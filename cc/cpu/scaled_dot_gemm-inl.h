@@ -77,11 +77,19 @@ JAXFP4_INLINE void StoreOutputs(const ScaledDotProblem& p, int64_t at, int64_t c
   }
 }
 
-// The scales that multiply finished sums of a row of lhs and of 16 rows of rhs.
+// The scales that multiply finished sums of a row of lhs, and of 16 rows of rhs.
+struct RowFactors {
+  float scale, global;
+
+  RowFactors(const ScaledDotProblem& p, int64_t row)
+      : scale(RowScale(p.lhs, row)), global(GlobalScale(p.lhs, row, p.batch * p.rows)) {}
+};
+
 struct FinalScale {
   F rhs;
   float unit, global;
 
+  FinalScale() = default;
   FinalScale(const ScaledDotProblem& p, int64_t b, int64_t n, float unit) : unit(unit) {
     float scales[kLanes];
     for (int i = 0; i < kLanes; ++i) {
@@ -91,12 +99,15 @@ struct FinalScale {
     global = GlobalScale(p.rhs, b, p.batch);
   }
 
-  JAXFP4_INLINE F Apply(const ScaledDotProblem& p, int64_t row, F sum) const {
-    const float g = GlobalScale(p.lhs, row, p.batch * p.rows) * global;
-    return sum * F(unit) * F(RowScale(p.lhs, row)) * rhs * F(g);
+  JAXFP4_INLINE F Apply(RowFactors lhs, F sum) const {
+    return sum * F(unit) * F(lhs.scale) * rhs * F(lhs.global * global);
+  }
+  JAXFP4_INLINE void Store(const ScaledDotProblem& p, int64_t row, int64_t n, F sum,
+                           RowFactors lhs) const {
+    StoreOutputs(p, row * p.cols + n, p.cols - n, Apply(lhs, sum));
   }
   JAXFP4_INLINE void Store(const ScaledDotProblem& p, int64_t row, int64_t n, F sum) const {
-    StoreOutputs(p, row * p.cols + n, p.cols - n, Apply(p, row, sum));
+    Store(p, row, n, sum, RowFactors(p, row));
   }
   // Of `count` rows of one batch entry, at most 16, to a transposed output. Sums of the next row
   // are `stride` further.
@@ -106,7 +117,7 @@ struct FinalScale {
     const void* rows[kLanes];
     for (int i = 0; i < kLanes; ++i) rows[i] = tile + i * kLanes;
     for (int64_t i = 0; i < count; ++i) {
-      StoreF32(Apply(p, row + i, LoadF32(sums + i * stride)), tile + i * kLanes);
+      StoreF32(Apply(RowFactors(p, row + i), LoadF32(sums + i * stride)), tile + i * kLanes);
     }
     TransposeWords(rows, reinterpret_cast<uint32_t*>(columns),
                    [](int j) { return j * kLanes; });
@@ -236,6 +247,10 @@ class Gemm {
     alignas(64) float rhs_scale[kWidth];
     const int64_t b = window_.batch_begin + entry;
     const int vectors = static_cast<int>(Min64(Scheme::kVectors, CeilDiv(p_.cols - n, kLanes)));
+    FinalScale scales[Scheme::kVectors];
+    for (int j = 0; j < vectors; ++j) {
+      scales[j] = FinalScale(p_, b, n + j * kLanes, Scheme::kUnit);
+    }
     int64_t chunk = 0;
     for (int64_t k = 0; k < p_.depth; ++chunk) {
       const int64_t end = chunks_.End(k);
@@ -244,22 +259,30 @@ class Gemm {
       for (int64_t r = row_begin; r < row_end;) {
         float* to = sums + (r - row_begin) * kWidth;
         const int64_t row = b * p_.rows + window_.row_begin + r;
-        r += AddChunk(row_end - r, {Lhs(entry, chunk, r), panel, to, rhs_scale, row, k, end});
+        const int rows =
+            AddChunk(row_end - r, {Lhs(entry, chunk, r), panel, to, rhs_scale, row, k, end});
+        if (end == p_.depth && !p_.out_transposed) StoreRows(row, rows, n, vectors, scales, to);
+        r += rows;
       }
       k = end;
     }
-    for (int j = 0; j < vectors; ++j) {
-      const FinalScale scale(p_, b, n + j * kLanes, Scheme::kUnit);
-      const int64_t together = p_.out_transposed ? kLanes : 1;
-      for (int64_t r = row_begin; r < row_end; r += together) {
-        const float* from = sums + (r - row_begin) * kWidth + j * kLanes;
-        const int64_t row = b * p_.rows + window_.row_begin + r;
-        if (p_.out_transposed) {
-          const int64_t count = Min64(kLanes, row_end - r);
-          scale.StoreColumns(p_, row, count, n + j * kLanes, from, kWidth);
-        } else {
-          scale.Store(p_, row, n + j * kLanes, LoadF32(from));
-        }
+    if (!p_.out_transposed) return;
+    for (int64_t r = row_begin; r < row_end; r += kLanes) {
+      const int64_t row = b * p_.rows + window_.row_begin + r;
+      for (int j = 0; j < vectors; ++j) {
+        scales[j].StoreColumns(p_, row, Min64(kLanes, row_end - r), n + j * kLanes,
+                               sums + (r - row_begin) * kWidth + j * kLanes, kWidth);
+      }
+    }
+  }
+
+  // Right after the sums of these rows, so that stores to far lines do not come all at once.
+  void StoreRows(int64_t row, int rows, int64_t n, int vectors, const FinalScale* scales,
+                 const float* sums) const {
+    for (int r = 0; r < rows; ++r, sums += kWidth) {
+      const RowFactors factors(p_, row + r);
+      for (int j = 0; j < vectors; ++j) {
+        scales[j].Store(p_, row + r, n + j * kLanes, LoadF32(sums + j * kLanes), factors);
       }
     }
   }
@@ -314,11 +337,7 @@ class Gemm {
 
 struct Float32 {
   static constexpr int kPerWord = 1;
-#if defined(__AVX512F__)
-  static constexpr int64_t kChunk = 128;  // a panel of three vectors takes half of the cache
-#else
   static constexpr int64_t kChunk = 256;
-#endif
   static JAXFP4_INLINE F Dot(F a, F b, F sum) { return Lanes::MulAdd(a, b, sum); }
   static JAXFP4_INLINE U Word(F even, F) { return Lanes::Bits(even); }
   template <class Scale>

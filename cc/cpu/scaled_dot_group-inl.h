@@ -70,7 +70,7 @@ class GroupDecoder {
   }
 
   JAXFP4_INLINE void operator()(const uint8_t* codes, F* values) const {
-    const __m512i c = Bytes(codes);
+    const __m512i c = Held(Bytes(codes)).v;
     const __m512i low = _mm512_permutex2var_epi8(table_[0], c, table_[1]);
     const __m512i magnitude = _mm512_permutex2var_epi8(table_[2], c, table_[3]);
     const __m512i high =  // the sign of 8-bit codes is not in the table

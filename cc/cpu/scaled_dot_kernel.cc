@@ -3,7 +3,8 @@
 //   both of one FP4 format   integers; the same bits however many rows
 //   rhs of an FP4 format     floats; few rows with codes decoded in registers, else in panels
 //   transposed rhs           floats, in panels
-//   all else                 floats; few rows of lhs with rows of rhs streamed past, else in panels
+//   all else                 floats; few rows of lhs with rows of rhs streamed past, else in panels,
+//                            64 codes at a time where blocks allow
 // FP4 is e2m1 with e4m3 scales of 16 or e8m0 scales of 32. "Floats" are pairs of bfloat16 where the
 // target has their dot product and bfloat16 holds the decoded elements of both operands exactly,
 // else float32. "Few" rows sum in another order than many, but how many there are makes no other
@@ -18,11 +19,16 @@
 namespace jaxfp4::JAXFP4_TARGET {
 namespace {
 
-// Without vectors to decode with, panels serve any number of rows.
-#if defined(__AVX2__) || defined(JAXFP4_NEON)
-constexpr int64_t kFewRows = 8;
+// The most rows of lhs that are few: with more, decoding again for every four takes longer than
+// panels. Without vectors to decode with, panels serve any number.
+#if defined(__AVX512F__)
+constexpr int64_t kFewOfInt[] = {4, 16};  // by layout, since both ways give the same bits
+constexpr int64_t kFewOfFp4 = 12;
+constexpr int64_t kFewOfGroups[] = {4, 8};  // by elements a word, less one
+#elif defined(__AVX2__) || defined(JAXFP4_NEON)
+constexpr int64_t kFewOfInt[] = {8, 8}, kFewOfFp4 = 8, kFewOfGroups[] = {8, 8};
 #else
-constexpr int64_t kFewRows = 0;
+constexpr int64_t kFewOfInt[] = {0, 0}, kFewOfFp4 = 0, kFewOfGroups[] = {0, 0};
 #endif
 
 // The schemes of products of FP4.
@@ -44,16 +50,17 @@ using FloatFew = FloatGemv<Math, kType>;
 
 template <ScaleType kType>
 void RunInt(const ScaledDotProblem& p, Parallel& parallel) {
-  if constexpr (kFewRows > 0) {
-    if (p.rows <= kFewRows) return Gemv<IntFew<kType>>(p, parallel).Run();
+  if constexpr (kFewOfInt[0] > 0) {
+    const int64_t few = kFewOfInt[static_cast<int>(p.rhs_layout)];
+    if (p.rows <= few) return Gemv<IntFew<kType>>(p, parallel).Run();
   }
   Gemm<IntMany<kType>>(p, parallel).Run();
 }
 
 template <class Math, ScaleType kType>
 void RunFp4(const ScaledDotProblem& p, Parallel& parallel) {
-  if constexpr (kFewRows > 0) {
-    if (p.rows <= kFewRows && !HasOuterBlocks(p.lhs)) {
+  if constexpr (kFewOfFp4 > 0) {
+    if (p.rows <= kFewOfFp4 && !HasOuterBlocks(p.lhs)) {
       return Gemv<FloatFew<Math, kType>>(p, parallel).Run();
     }
   }
@@ -62,7 +69,7 @@ void RunFp4(const ScaledDotProblem& p, Parallel& parallel) {
 
 template <class Math>
 void RunAny(const ScaledDotProblem& p, Parallel& parallel) {
-  if (HasGroups(p)) return RunGroups<Math>(p, parallel, kFewRows);
+  if (HasGroups(p)) return RunGroups<kFewOfGroups[Math::kPerWord - 1], Math>(p, parallel);
   Gemm<typename ManyRows<Math>::Scheme>(p, parallel, {{PackAny<Math>}}).Run();
 }
 

@@ -70,7 +70,7 @@ inline float RowScale(const DotOperand& x, int64_t row) {
 }
 
 inline float GlobalScale(const DotOperand& x, int64_t row, int64_t total_rows) {
-  return x.global_scale[row * x.global_count / total_rows];
+  return x.global_scale[x.global_count == 1 ? 0 : row * x.global_count / total_rows];
 }
 
 // ---- one-byte scales of sixteen rows or blocks, as factors of which the second is 1 but for e8m0

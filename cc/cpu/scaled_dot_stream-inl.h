@@ -100,23 +100,19 @@ class Stream {
     GroupPowers powers(kPowers ? static_cast<const uint8_t*>(p_.rhs.scale) +
                                         ScaleIndex(p_.rhs, at, begin)
                                   : nullptr);
-    F dot[R][2];  // two chains of sums
-    for (int r = 0; r < R; ++r) sum[r] = dot[r][0] = dot[r][1] = Zero();
+    for (int r = 0; r < R; ++r) sum[r] = Zero();
     const auto add = [&](const uint8_t* group, int64_t blocks) __attribute__((always_inline)) {
       F values[kVectors];
       decoder(group, values);
-      for (int r = 0; r < R; ++r) {
+      F power;
+      if constexpr (kPowers) power = powers.Next(blocks);
+      for (int r = 0; r < R; ++r) {  // a group's dots wait for no other group's
+        F dot = Zero();
         for (int v = 0; v < kVectors; ++v) {
           const F word = Lanes::Float(LoadU32(x + r * row_words_ + v * kLanes));
-          dot[r][v % 2] = Math::Dot(word, values[v], dot[r][v % 2]);
+          dot = Math::Dot(word, values[v], dot);
         }
-      }
-      if constexpr (kPowers) {  // two blocks, or the last
-        const F power = powers.Next(blocks);
-        for (int r = 0; r < R; ++r) {
-          sum[r] = Lanes::MulAdd(dot[r][0] + dot[r][1], power, sum[r]);
-          dot[r][0] = dot[r][1] = Zero();
-        }
+        sum[r] = kPowers ? Lanes::MulAdd(dot, power, sum[r]) : sum[r] + dot;
       }
     };
     int64_t left = end - begin;
@@ -132,7 +128,6 @@ class Stream {
       add(tail, left / 32);
     }
     for (int r = 0; r < R; ++r) {
-      if (!kPowers) sum[r] = dot[r][0] + dot[r][1];
       if (kPowers && powers.nan()) sum[r] = Lanes::Float(U(kQuietNaN));
     }
   }
@@ -198,26 +193,29 @@ inline bool HasGroups(const ScaledDotProblem& p) {
   return fits(p.lhs) && fits(p.rhs) && (powers || HasOuterScale(p.rhs));
 }
 
-template <class Math, class E, bool kPowers>
-void RunGroups(const ScaledDotProblem& p, Parallel& parallel, int64_t few_rows) {
-  if (p.rows <= few_rows) return Stream<Math, E, kPowers>(p, parallel).Run();
+// kFew: the most rows of lhs that are few.
+template <int64_t kFew, class Math, class E, bool kPowers>
+void RunGroups(const ScaledDotProblem& p, Parallel& parallel) {
+  if constexpr (kFew > 0) {
+    if (p.rows <= kFew) return Stream<Math, E, kPowers>(p, parallel).Run();
+  }
   Gemm<typename ManyRows<Math>::Scheme>(p, parallel, {{PackGroups<Math, E, kPowers>}}).Run();
 }
 
-template <class Math, class E>
-void RunGroups(const ScaledDotProblem& p, Parallel& parallel, int64_t few_rows) {
-  if (HasOuterScale(p.rhs)) return RunGroups<Math, E, false>(p, parallel, few_rows);
-  RunGroups<Math, E, true>(p, parallel, few_rows);
+template <int64_t kFew, class Math, class E>
+void RunGroups(const ScaledDotProblem& p, Parallel& parallel) {
+  if (HasOuterScale(p.rhs)) return RunGroups<kFew, Math, E, false>(p, parallel);
+  RunGroups<kFew, Math, E, true>(p, parallel);
 }
 
-template <class Math>
-void RunGroups(const ScaledDotProblem& p, Parallel& parallel, int64_t few_rows) {
+template <int64_t kFew, class Math>
+void RunGroups(const ScaledDotProblem& p, Parallel& parallel) {
   switch (p.rhs.format.element) {
-    case Element::kE2M1: return RunGroups<Math, E2M1>(p, parallel, few_rows);
-    case Element::kE2M3: return RunGroups<Math, E2M3>(p, parallel, few_rows);
-    case Element::kE3M2: return RunGroups<Math, E3M2>(p, parallel, few_rows);
-    case Element::kE4M3: return RunGroups<Math, E4M3>(p, parallel, few_rows);
-    case Element::kE5M2: return RunGroups<Math, E5M2>(p, parallel, few_rows);
+    case Element::kE2M1: return RunGroups<kFew, Math, E2M1>(p, parallel);
+    case Element::kE2M3: return RunGroups<kFew, Math, E2M3>(p, parallel);
+    case Element::kE3M2: return RunGroups<kFew, Math, E3M2>(p, parallel);
+    case Element::kE4M3: return RunGroups<kFew, Math, E4M3>(p, parallel);
+    case Element::kE5M2: return RunGroups<kFew, Math, E5M2>(p, parallel);
   }
 }
 

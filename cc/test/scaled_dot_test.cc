@@ -310,14 +310,14 @@ int64_t Depth(const Spec& a, const Spec& b, Random& random) {
 void TestPairs() {
   Random random(1);
   Serial serial;
-  const int64_t rows[] = {1, 2, 3, 4, 5, 8, 9, 17, 40};
+  const int64_t rows[] = {1, 2, 3, 4, 5, 8, 9, 12, 16, 17, 40};
   const int64_t cols[] = {1, 15, 16, 17, 48, 50, 64, 96};
   for (const Spec& a : LhsSpecs()) {
     for (const Spec& b : CodedSpecs()) {
       for (int i = 0; i < 6; ++i) {
         if (!Selected()) continue;
         const int64_t batch = 1 + random() % 2, depth = Depth(a, b, random);
-        const int64_t m = i == 0 ? 1 : rows[random() % 9];
+        const int64_t m = i == 0 ? 1 : rows[random() % 11];
         const Operand lhs = Make(a, batch, m, depth, random);
         const Operand rhs = Make(b, batch, cols[random() % 8], depth, random);
         const Dtype dtype = static_cast<Dtype>(i < 3 ? 0 : i - 3);
