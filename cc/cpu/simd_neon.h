@@ -121,6 +121,8 @@ struct Lanes {
   }
 };
 
+JAXFP4_INLINE Lanes::U Held(Lanes::U x) { return x; }
+
 // ---- memory
 
 JAXFP4_INLINE Lanes::F LoadF32(const float* p) {
