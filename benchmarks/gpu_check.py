@@ -168,6 +168,7 @@ def check_products(checks: Checks, small: bool) -> None:
                     values = np.asarray(a, np.float64)
                 check_product(checks, f"{f} x {getattr(lhs, '__name__', lhs)} M={m}", a, w, values)
     check_batch(checks, rng)
+    check_many_rows(checks, rng, small)
 
 
 def normal(rng, *shape) -> np.ndarray:
@@ -201,6 +202,28 @@ def check_batch(checks: Checks, rng) -> None:
     for m in (1, 9, 130):
         a = normal(rng, 3, m, 80)
         check_product(checks, f"batch of 3, M={m}", jnp.asarray(a), w, a.astype(np.float64))
+
+
+def check_many_rows(checks: Checks, rng, small: bool) -> None:
+    """The kernels for prefill and training: several tiles for each multiprocessor, ragged ones."""
+    rows, cols, depth = (300, 514, 256) if checks.device is checks.cpu else (4100, 4002, 1152)
+    rows = rows // 3 if small else rows
+    for f in (jf.nvfp4, jf.mxfp4):
+        w = checks.expect(lambda x: jf.quantize(x, f), normal(rng, cols, depth))  # noqa: B023
+        floats = jnp.asarray(normal(rng, rows, depth), jnp.bfloat16)
+        codes = checks.expect(lambda x: jf.quantize(x, f), normal(rng, rows, depth))  # noqa: B023
+        for name, a in (("bfloat16", floats), ("codes", codes)):
+            name = f"{f} x {name}, many rows"
+            values = np.asarray(a, np.float64) if a is floats else decoded_values(checks, a)
+            check_product(checks, name, a, w, values)
+            wide = checks.run(jf.scaled_dot, a, w)
+            for dtype in (jnp.bfloat16, jnp.float16):  # the same sums, rounded
+                narrow = checks.run(lambda a, w: narrow_dot(a, w, dtype), a, w)  # noqa: B023
+                checks.same_bits(f"{name}, {dtype.__name__}", narrow, wide.astype(dtype))
+
+
+def narrow_dot(a, w, dtype):
+    return jf.scaled_dot(a, w, preferred_element_type=dtype)
 
 
 def main() -> int:

@@ -39,6 +39,7 @@ MEANT = (
     (r"BlockScaledKernel<2>", r"sm_12\w+", r"OMMA\.SF\.16864\.F32\.E2M1\.E2M1\.E8"),
     (r"QuantizeKernel<E2M1, 0>", EVERYWHERE, r"LDG\.E\.128"),
     (r"QuantizeKernel<E2M1, 0>", EVERYWHERE, r"STG\.E\.64"),
+    (r"QuantizeKernel<E2M1, 0>", r"sm_1[02]\w+", r"F2FP\.SATFINITE\.E2M1"),
     (r"DequantizeKernel<E2M1>", EVERYWHERE, r"STG\.E\.128"),
 )
 

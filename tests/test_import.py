@@ -63,7 +63,9 @@ def test_names_are_listed():
         _ = jaxfp4.nvfp5
 
 
-def test_both_statements_of_the_version_agree():
-    pyproject = pathlib.Path(__file__).resolve().parents[1] / "pyproject.toml"
-    project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
-    assert project["version"] == jaxfp4.__version__
+def test_all_statements_of_the_version_agree():
+    for path in ("pyproject.toml", "cuda/pyproject.toml"):
+        pyproject = pathlib.Path(__file__).resolve().parents[1] / path
+        project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
+        assert project["version"] == jaxfp4.__version__
+    assert project["dependencies"] == [f"jaxfp4=={jaxfp4.__version__}"]

@@ -152,8 +152,7 @@ struct WgmmaParts : WgmmaShape {
           uint32_t factors[4];
 #pragma unroll
           for (int j = 0; j < 4; ++j) factors[j] = Factor(rhs_scale[i], s + j);
-          StoreWords<16>(factors,
-                         stage + FactorsAt(thread + 128 * i, static_cast<uint32_t>(s)));
+          StoreWords<16>(factors, stage + FactorsAt(thread + 128 * i, static_cast<uint32_t>(s)));
         }
       }
       if constexpr (kCodedLhs) {
@@ -214,7 +213,7 @@ struct WgmmaParts : WgmmaShape {
       for (uint32_t i = 0; i < kCols * 4 / 128; ++i) {  // four pieces a row
         const uint32_t col = i * 32 + thread / 4, piece = thread % 4;
         CopyAsync<16>(stage + CodesAt(col, piece),
-                  codes + int64_t{place.col0 + Col(col)} * a.rhs.row_bytes + piece * 16);
+                      codes + int64_t{place.col0 + Col(col)} * a.rhs.row_bytes + piece * 16);
       }
       if constexpr (kCodedLhs) {
         LoadWords<kDepth / 2>(lhs + int64_t{place.row0 + Row(thread)} * a.lhs.row_bytes +
@@ -227,7 +226,7 @@ struct WgmmaParts : WgmmaShape {
         for (uint32_t i = 0; i < kRows * 16 / 128; ++i) {  // sixteen pieces a row
           const uint32_t row = i * 8 + thread / 16, piece = thread % 16;
           CopyAsync<16>(stage + LhsAt(row, piece),
-                    floats + int64_t{place.row0 + Row(row)} * a.lhs.row_bytes + piece * 16);
+                        floats + int64_t{place.row0 + Row(row)} * a.lhs.row_bytes + piece * 16);
         }
       }
       CommitCopies();

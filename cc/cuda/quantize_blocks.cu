@@ -11,16 +11,33 @@ JAXFP4_HD bool IsOrdinary(ScaleType type, const BlockScale<One>& s) {
   return type != ScaleType::kFloat32 && factor >= (1u << 23) && factor < kInfinity;
 }
 
+// To nearest, ties to even; beyond the largest value, that; the sign of zeros stays.
+JAXFP4_HD void EncodeE2M1(const float* v, uint32_t* words) {
+#if __CUDA_ARCH_FAMILY_SPECIFIC__ >= 1000
+#pragma unroll
+  for (int i = 0; i < kSegment; i += 8) {
+    asm("{\n.reg .b8 a, b, c, d;\n"
+        "cvt.rn.satfinite.e2m1x2.f32 a, %2, %1;\n"
+        "cvt.rn.satfinite.e2m1x2.f32 b, %4, %3;\n"
+        "cvt.rn.satfinite.e2m1x2.f32 c, %6, %5;\n"
+        "cvt.rn.satfinite.e2m1x2.f32 d, %8, %7;\n"
+        "mov.b32 %0, {a, b, c, d};\n}"
+        : "=r"(words[i / 8])
+        : "f"(v[i]), "f"(v[i + 1]), "f"(v[i + 2]), "f"(v[i + 3]), "f"(v[i + 4]), "f"(v[i + 5]),
+          "f"(v[i + 6]), "f"(v[i + 7]));
+  }
+#else
+#pragma unroll
+  for (int i = 0; i < kSegment; ++i) PutCode<4>(E2M1CodeNearest<One>(v[i]), i, words);
+#endif
+}
+
 template <class E, Rounding kRounding>
 JAXFP4_HD void EncodeSegment(const float* v, const uint32_t* r, bool ordinary, uint32_t* words) {
 #pragma unroll
   for (int i = 0; i < kSegment * E::kBits / 32; ++i) words[i] = 0;
   if constexpr (E::kBits == 4 && kRounding == Rounding::kNearest) {
-    if (ordinary) {
-#pragma unroll
-      for (int i = 0; i < kSegment; ++i) PutCode<4>(E2M1CodeNearest<One>(v[i]), i, words);
-      return;
-    }
+    if (ordinary) return EncodeE2M1(v, words);
   }
 #pragma unroll
   for (int i = 0; i < kSegment; ++i) {

@@ -21,19 +21,19 @@ constexpr int64_t kNoLimit = INT64_MAX;
 // counting products and loads; not measured.)
 constexpr int64_t kSomeLargeTiles = 128 * 128 / 8;
 constexpr int64_t kSomeWgmmaTiles = 256 * 128 / 4;
-constexpr int kAnyLater = INT_MAX;
+constexpr int kLater = INT_MAX;
 
 // All formats of lhs and rhs pass through the same kernels, which decode them where they load them;
 // kernels of one architecture take the formats that it is fast with.
 // clang-format off
 constexpr Route kRoutes[] = {
-    //               sm             rows          outputs          operands          kernel
-    {"gemv",         80, kAnyLater, 1, 8,         0,               GemvTakes,        RunGemv},
-    {"wgmma",        90, 90,        65, kNoLimit, kSomeWgmmaTiles, WgmmaTakes,       RunWgmma},
-    {"block scaled", 120, 129,      65, kNoLimit, kSomeLargeTiles, BlockScaledTakes, RunBlockScaled},
-    {"mma large",    80, kAnyLater, 65, kNoLimit, kSomeLargeTiles, LargeMmaTakes,    RunLargeMma},
-    {"mma small",    80, kAnyLater, 1, kNoLimit,  0,               SmallMmaTakes,    RunSmallMma},
-    {"tile",         80, kAnyLater, 1, kNoLimit,  0,               TileTakes,        RunTile},
+    //               sm           rows          outputs          operands          kernel
+    {"gemv",         80,  kLater, 1, 8,         0,               GemvTakes,        RunGemv},
+    {"wgmma",        90,  90,     65, kNoLimit, kSomeWgmmaTiles, WgmmaTakes,       RunWgmma},
+    {"block scaled", 120, 129,    65, kNoLimit, kSomeLargeTiles, BlockScaledTakes, RunBlockScaled},
+    {"mma large",    80,  kLater, 65, kNoLimit, kSomeLargeTiles, LargeMmaTakes,    RunLargeMma},
+    {"mma small",    80,  kLater, 1, kNoLimit,  0,               SmallMmaTakes,    RunSmallMma},
+    {"tile",         80,  kLater, 1, kNoLimit,  0,               TileTakes,        RunTile},
 };
 // clang-format on
 

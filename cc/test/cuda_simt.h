@@ -8,6 +8,9 @@
 // mma.m16n8k16 with floating point type" and "ldmatrix".
 #pragma once
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
 #include <setjmp.h>
 #include <ucontext.h>
 
@@ -118,9 +121,15 @@ struct Block {
 
 inline Block block;
 alignas(1024) inline unsigned char shared[kSharedBytes];
-inline std::vector<unsigned char>& Stacks() {
+// Stacks for a block's threads, of which nothing is known from earlier blocks.
+inline unsigned char* Stacks(size_t threads) {
   static std::vector<unsigned char> stacks;
-  return stacks;
+  const size_t bytes = threads * kStackBytes;
+#if defined(__SANITIZE_ADDRESS__)
+  __asan_unpoison_memory_region(stacks.data(), stacks.size());
+#endif
+  if (stacks.size() < bytes) stacks.resize(bytes);
+  return stacks.data();
 }
 
 inline void Yield() {
@@ -211,12 +220,12 @@ inline void RunBlock() {
   const auto n = static_cast<unsigned>(b.fibers.size());
   b.warps.assign((n + kWarp - 1) / kWarp, Warp());
   b.arrived = b.generation = 0;
-  Stacks().resize(n * kStackBytes);
+  unsigned char* stacks = Stacks(n);
   for (unsigned i = 0; i < n; ++i) {
     Fiber& f = b.fibers[i];
     f.started = f.done = false;
     getcontext(&f.context);
-    f.context.uc_stack.ss_sp = Stacks().data() + i * kStackBytes;
+    f.context.uc_stack.ss_sp = stacks + i * kStackBytes;
     f.context.uc_stack.ss_size = kStackBytes;
     f.context.uc_link = nullptr;
     makecontext(&f.context, Trampoline, 0);
