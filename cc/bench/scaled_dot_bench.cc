@@ -95,7 +95,10 @@ class Bytes {
  public:
   explicit Bytes(int64_t size, uint8_t value = 0)
       : memory_(static_cast<size_t>(size) + 64, value), size_(static_cast<size_t>(size)) {}
-  uint8_t* data() { return memory_.data() + (64 - reinterpret_cast<uintptr_t>(memory_.data()) % 64); }
+  uint8_t* data() {
+    uint8_t* memory = memory_.data();
+    return memory + (64 - reinterpret_cast<uintptr_t>(memory) % 64);
+  }
   uint8_t* begin() { return data(); }
   uint8_t* end() { return data() + size_; }
 

@@ -407,7 +407,9 @@ struct IntScheme {
       for (int q = 0; q < kQuads; q += kStep) {
         U v[kVectors][kStep];
         for (int s = 0; s < kStep; ++s) {
-          for (int j = 0; j < kVectors; ++j) v[j][s] = LoadU32(b + ((q + s) * kVectors + j) * kLanes);
+          for (int j = 0; j < kVectors; ++j) {
+            v[j][s] = LoadU32(b + ((q + s) * kVectors + j) * kLanes);
+          }
         }
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r) {

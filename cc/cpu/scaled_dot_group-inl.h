@@ -1,5 +1,5 @@
-// Codes of a row, a group at a time, to vectors of values, and the scales of a group's blocks to the
-// lanes of their elements: what the products with rows of rhs in logical order are made of.
+// Codes of a row, a group at a time, to vectors of values, and the scales of a group's blocks to
+// the lanes of their elements: what the products with rows of rhs in logical order are made of.
 //
 // A lane has elements of one block of 32 only. Included by scaled_dot_kernel.cc only.
 #pragma once
@@ -19,7 +19,7 @@ constexpr int kGroupBytes = kGroup * E::kBits / 8;
 //   Index        which word is in a lane of a vector
 #if defined(__AVX512VBMI__) && defined(__AVX512BF16__)
 
-// The bytes of codes as bfloat16: the low ones, then the high ones; of 8-bit codes without the sign.
+// The bytes of codes as bfloat16: the low ones, then the high ones; 8-bit codes without the sign.
 template <class E>
 struct ByteTable {
   uint8_t bytes[256];
@@ -167,8 +167,8 @@ struct BlockScales {
   float At(int64_t k) const { return scales == nullptr ? 1.0f : scales[k / block]; }
 };
 
-// The first of two numbers below 2^16 in the lanes of the first block of a group of 64, the second in
-// the others.
+// The first of two numbers below 2^16 in the lanes of the first block of a group of 64, the second
+// in the others.
 JAXFP4_INLINE U LanesOfBlocks(uint32_t first, uint32_t second) {
   alignas(64) static constexpr uint32_t kShifts[kLanes] = {0,  0,  0,  0,  0,  0,  0,  0,
                                                            16, 16, 16, 16, 16, 16, 16, 16};

@@ -3,8 +3,8 @@
 //   both of one FP4 format   integers; the same bits however many rows
 //   rhs of an FP4 format     floats; few rows with codes decoded in registers, else in panels
 //   transposed rhs           floats, in panels
-//   all else                 floats; few rows of lhs with rows of rhs streamed past, else in panels,
-//                            64 codes at a time where blocks allow
+//   all else                 floats; few rows of lhs with rows of rhs streamed past, else in panels
+//                            (in panels only, where blocks do not fit the 64 codes it takes)
 // FP4 is e2m1 with e4m3 scales of 16 or e8m0 scales of 32. "Floats" are pairs of bfloat16 where the
 // target has their dot product and bfloat16 holds the decoded elements of both operands exactly,
 // else float32. "Few" rows sum in another order than many, but how many there are makes no other

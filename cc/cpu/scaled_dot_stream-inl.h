@@ -139,8 +139,8 @@ class Stream {
   uint32_t* lhs_ = nullptr;
 };
 
-// Decodes a chunk of 16 such rows for FloatScheme (scaled_dot_gemm-inl.h), a group at a time: rows of
-// vectors, whose lanes then become words of depth.
+// Decodes a chunk of 16 such rows for FloatScheme (scaled_dot_gemm-inl.h), a group at a time: rows
+// of vectors, whose lanes then become words of depth.
 template <class Math, class E, bool kPowers>
 void PackGroups(const ScaledDotProblem& p, int64_t b, int64_t n, int64_t begin, int64_t end,
                 uint32_t* panel, int64_t stride) {
