@@ -428,7 +428,7 @@ def _dgrad(
     if qb is not None and gemm.rhs is not None:
         left = ct if gemm.lhs is None else quantize_operand(ct, gemm.lhs, words)
         return scaled_dot(left, transpose_blocks(qb), preferred_element_type=like.dtype)
-    b = jnp.swapaxes(like_b.decode(b), -1, -2)
+    b = _swapped(like_b.decode(b))
     return _product(ct, b, gemm, words, static.to(like.dtype))[0]
 
 
@@ -442,7 +442,7 @@ def _wgrad(
     batch = len(like.shape) - 2
     if not gemm.is_quantized:
         return _row_product(ct, a, batch, True, like, static)
-    ct, a = (jnp.swapaxes(_one_row_axis(x, batch), -1, -2) for x in (ct, like_a.decode(a)))
+    ct, a = (_swapped(_one_row_axis(x, batch)) for x in (ct, like_a.decode(a)))
     static = static.to(like.dtype)
     if static.transposes_b:
         return jnp.swapaxes(_product(a, ct, gemm, words, static)[0], -1, -2)
@@ -487,6 +487,14 @@ def _packed_row_product(
     if q.hadamard is not None:
         y = _hadamard_op(y, jnp.asarray(q.hadamard.signs()), inverse=True)
     return y if y.shape[-1] == q.size else y[..., : q.size]
+
+
+def _swapped(x: jax.Array) -> jax.Array:
+    """The last two axes exchanged, of an array in memory.
+
+    XLA's CPU back end moves what it computes on the way a number at a time, ten times as slowly.
+    """
+    return jnp.swapaxes(lax.optimization_barrier(x), -1, -2)
 
 
 def _one_row_axis(x: jax.Array, batch: int) -> jax.Array:

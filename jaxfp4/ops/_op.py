@@ -108,11 +108,13 @@ class Op:
             out = self.outer.bind(*_match_varying(xs), **params)
             return [self._combine(y, over) for y in out]
 
+        specs = tuple(factors.spec(axes, chosen) for axes in factors.operands)
+        placed = [jax.sharding.reshard(x, spec) for x, spec in zip(operands, specs, strict=True)]
         return jax.shard_map(
             local,
-            in_specs=tuple(factors.spec(axes, chosen) for axes in factors.operands),
+            in_specs=specs,
             out_specs=[factors.spec(axes, chosen) for axes in factors.results],
-        )(*operands)
+        )(*placed)
 
     def _primitive(self, name: str) -> Primitive:
         primitive = Primitive(name)
