@@ -20,10 +20,9 @@ READ, COPY = {"op": "read"}, {"op": "copy"}
 DOT_BYTES, DOT_BF16 = {"op": "dot_bytes"}, {"op": "dot_bf16"}
 XLA_F32, XLA_BF16 = ({"by": "xla", "lhs": t} for t in ("float32", "bfloat16"))
 
-# Slots of the two multiply pipes that a pair of blocks takes, for 16 columns: byte dots of 4
-# products, and what brings a block's sum to float32 and scales it. NVFP4: 4 and 2. MXFP4, whose
-# scales add as exponents: 8 and 1.
-NVFP4_SLOTS, MXFP4_SLOTS = 4 / 6, 8 / 9
+# Slots of the two multiply pipes that a pair of NVFP4 blocks takes, for 16 columns: 4 dots of bytes,
+# and a multiply and an FMA that scale the block's sum.
+NVFP4_SLOTS = 4 / (4 + 2)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -272,7 +272,8 @@ def _flatten(q: ScaledArray):
 def _flatten_with_keys(q: ScaledArray):
     key = jax.tree_util.GetAttrKey
     children, aux = _flatten(q)
-    names = ("data", "scale", "global_scale")
+    # Bytes that were saved in another order have another name: no one can take them for logical.
+    names = (f"data{orders.SUFFIX[q.layout]}", "scale", "global_scale")
     return tuple((key(n), c) for n, c in zip(names, children, strict=True)), aux
 
 

@@ -17,6 +17,7 @@ from jaxfp4.formats import BlockShape, Format, scale_float32
 
 LOGICAL = 0
 INTERLEAVED = 1
+SUFFIX = {LOGICAL: "", INTERLEAVED: "_interleaved16"}  # of the key of data in trees
 ROWS = 16
 _BYTES = 4
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -94,3 +95,19 @@ def test_a_left_operand_of_longer_blocks():
     a = jf.quantize(normal(4, 48), jf.mxfp4)  # padded to 64
     b = jf.quantize(normal(32, 48, seed=1), jf.nvfp4)
     same(jf.scaled_dot(a, jf.prepack(b)), jf.scaled_dot(a, b))
+
+
+def test_saved_bytes_carry_the_name_of_their_order():
+    q = jf.quantize(jnp.ones((32, 64)), jf.nvfp4)
+    names = {path[0].name for path, _ in jax.tree_util.tree_leaves_with_path(jf.prepack(q))}
+    assert names == {"data_interleaved16", "scale", "global_scale"}
+
+
+def test_load_refuses_bytes_in_another_order():
+    layer = nnx.Linear(64, 32, use_bias=False, rngs=nnx.Rngs(0))
+    jf.nnx.prepare(layer, jf.recipes.weight_only(jf.nvfp4))
+    q = jf.prepack(jf.quantize(layer.kernel[...].T, jf.nvfp4))
+    leaves = jax.tree_util.tree_leaves_with_path(q)
+    restored = {"kernel": {path[0].name: np.asarray(leaf) for path, leaf in leaves}}
+    with pytest.raises(jf.LayerError, match="data_interleaved16"):
+        jf.nnx.load(layer, restored)

@@ -24,8 +24,8 @@ def state(model: nnx.Module) -> dict[str, Any]:
     """The arrays of a model as nested dicts: what to save.
 
     Packed kernels are :class:`~jaxfp4.ScaledArray` leaves in the logical order of bytes, whatever
-    order the model holds them in; ``nnx.state``, which gives them as they are held, is not to be
-    saved. Random number streams are left out.
+    order the model holds them in; ``nnx.state`` gives them as they are held, and where that is
+    another order under a name that :func:`load` does not take. Random number streams are left out.
 
     Example:
       >>> import jaxfp4 as jf
