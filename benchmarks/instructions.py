@@ -3,8 +3,8 @@
     python benchmarks/instructions.py BUILD        a build with -DJAXFP4_BUILD_BENCH=ON
 
 Counted by valgrind (which knows no AVX-512) or, for an aarch64 build, by qemu, so that an idle
-machine is not needed, nor one of the kind. The first target is the base of the ratios; a cell is how
-many times fewer instructions a target executes.
+machine is not needed, nor one of the kind. The first target is the base of the ratios: other cells
+are how many times fewer instructions a target executes.
 """
 
 import argparse
@@ -60,9 +60,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="operations with this in their names")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        counter = Counter(
-            arguments.build / "cc/bench/instructions_bench", pathlib.Path(scratch)
-        )
+        counter = Counter(arguments.build / "cc/bench/instructions_bench", pathlib.Path(scratch))
         targets, operations = counter.lists()
         print(f"| | {targets[0]}, thousands | " + " | ".join(targets[1:]) + " |")
         print("|---|" + "---:|" * len(targets))
