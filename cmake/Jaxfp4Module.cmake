@@ -46,7 +46,7 @@ endfunction()
 
 if(JAXFP4_CPU)
   file(GLOB JAXFP4_FFI_SOURCES CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/cc/ffi/*.cc)
-  list(FILTER JAXFP4_FFI_SOURCES EXCLUDE REGEX "cuda")
+  list(FILTER JAXFP4_FFI_SOURCES EXCLUDE REGEX "/cuda_[^/]*$")
   nanobind_add_module(_cpu STABLE_ABI NB_STATIC cc/module/cpu_module.cc ${JAXFP4_FFI_SOURCES})
   target_link_libraries(_cpu PRIVATE jaxfp4_cpu jaxfp4_xla)
   jaxfp4_place_module(_cpu)
