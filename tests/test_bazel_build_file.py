@@ -3,6 +3,7 @@
 A BUILD file is also Python, given functions for its rules: it is run here, not pattern-matched.
 """
 
+import ast
 import collections
 import pathlib
 import re
@@ -90,6 +91,15 @@ def cmake_flags(name: str) -> list[str]:
     (flags,) = re.findall(rf"set\(JAXFP4_{name}_FLAGS ([^)]*)\)", cmake_text())
     expand = re.sub(r"\$\{JAXFP4_(\w+)_FLAGS\}", lambda m: " ".join(cmake_flags(m[1])), flags)
     return expand.split()
+
+
+def test_build_is_in_the_language_of_build_files():
+    """Bazel runs no part of Python that unpacks arguments or defines functions in a BUILD file."""
+    nodes = list(ast.walk(ast.parse((ROOT / "BUILD").read_text())))
+    banned = (ast.Starred, ast.FunctionDef, ast.Lambda, ast.For, ast.If, ast.Import, ast.JoinedStr)
+    assert not [n.lineno for n in nodes if isinstance(n, banned)]
+    assert not [n.value.lineno for n in nodes if isinstance(n, ast.keyword) and n.arg is None]
+    assert not [n.lineno for n in nodes if isinstance(n, ast.Dict) and None in n.keys]
 
 
 # ------------------------------------------------------------------ sources
