@@ -91,7 +91,7 @@ def test_jit_vmap_and_scan(either, operation, request):
     def leaves_equal(a, b):
         globals()["leaves_equal"](a, b, tolerance)
 
-    x = normal(3, 12, 130)  # more rows than the kernels for few take
+    x = normal(3, 20, 130)  # more rows than the kernels for few take
     expected = stack([operation(row) for row in x])
     leaves_equal(jax.jit(operation)(x[0]), expected[0])
     leaves_equal(jax.vmap(operation)(x), expected)
