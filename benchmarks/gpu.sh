@@ -29,7 +29,7 @@ capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 
 }
 case $capability in
   9.0) architecture=90a ;;
-  10.* | 11.*) architecture=100f ;;
+  10.*) architecture=100f ;;
   12.*) architecture=120f ;;
   *) architecture=$(echo "$capability" | tr -d .) ;;
 esac
