@@ -1,26 +1,17 @@
-"""How long is a training step of a transformer block? Beside the float32 step, in the same process.
+"""A training step of a transformer block by a recipe, for the section `train`.
 
 Forward, backward and an SGD update of one pre-norm block: attention, and an MLP of four times the
-width, on float32 master weights. Steps of different recipes take turns, so that what else the
-machine does falls on all alike; reported are medians, and their ratio to float32.
-
-    python benchmarks/train_step.py --json train_step.json
+width, on float32 master weights.
 """
 
 from __future__ import annotations
 
-import argparse
 import functools
-import json
-import pathlib
-import statistics
-import time
 
 import jax
 import jax.numpy as jnp
 
 import jaxfp4 as jf
-from jaxfp4 import native
 from jaxfp4.recipes import Gemm, Recipe
 
 
@@ -96,58 +87,3 @@ def make_step(heads: int, recipe: Recipe | None):
         return jax.tree.map(lambda p, g: p - 0.1 * g, params, grads), value
 
     return step
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--width", type=int, default=1024)
-    parser.add_argument("--heads", type=int, default=16)
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--length", type=int, default=512)
-    parser.add_argument("--steps", type=int, default=9, help="timed steps of each recipe")
-    parser.add_argument("--only", nargs="*", choices=list(RECIPES), help="beside float32")
-    parser.add_argument("--json", type=pathlib.Path, help="write the results here")
-    options = parser.parse_args()
-
-    names = [n for n in RECIPES if n == "float32" or n in (options.only or RECIPES)]
-    shape = (options.batch, options.length, options.width)
-    x, target = (jax.random.normal(jax.random.key(i), shape) for i in (1, 2))
-    steps = {name: make_step(options.heads, RECIPES[name]) for name in names}
-    params = {name: init(options.width, jax.random.key(0)) for name in names}
-    times: dict[str, list[float]] = {name: [] for name in names}
-    losses = {}
-    for turn in range(options.steps + 1):  # the first compiles
-        for name in names:
-            begin = time.perf_counter()
-            params[name], loss = steps[name](params[name], x, target)
-            loss.block_until_ready()
-            if turn:
-                times[name].append(time.perf_counter() - begin)
-            losses[name] = float(loss)
-
-    base = statistics.median(times["float32"])
-    results = {
-        name: {
-            "ms": 1e3 * statistics.median(samples),
-            "least_ms": 1e3 * min(samples),
-            "ratio": statistics.median(samples) / base,
-            "loss": losses[name],
-        }
-        for name, samples in times.items()
-    }
-    print(f"block of width {options.width}, {options.heads} heads, {shape[0]} x {shape[1]} tokens")
-    print(f"{'recipe':<26}{'ms':>9}{'least':>9}{'of float32':>12}{'loss':>10}")
-    for name, row in results.items():
-        print(
-            f"{name:<26}{row['ms']:>9.1f}{row['least_ms']:>9.1f}{row['ratio']:>12.2f}"
-            f"{row['loss']:>10.4f}"
-        )
-    if options.json:
-        record = {"shape": shape, "heads": options.heads, "steps": results}
-        record["jax"] = jax.__version__
-        record["cpu"] = {k: str(v) for k, v in native.features("cpu").items()}
-        options.json.write_text(json.dumps(record, indent=1))
-
-
-if __name__ == "__main__":
-    main()

@@ -19,9 +19,6 @@ OWN_POLICY = {"nan", "zeros", "neg_zero", "zero_rows"}
 NOT_OURS = ("nvfp4_4over6",)
 # Sums of exact ties fall on either side with the order of a transform's additions.
 ORDER_DECIDES = {"ties_nvfp4", "ties_pow2"}
-FILES = [
-    f for d in FOLDERS if d.is_dir() for f in sorted(d.glob("*.npz")) if f.stem not in OWN_POLICY
-]
 
 
 def quantizer_of(name: str) -> jf.Quantizer:
@@ -50,9 +47,25 @@ def names_in(golden) -> list[str]:
     return [name for name in names if not name.startswith((*NOT_OURS, "nvfp4_rht"))]
 
 
+ROTATED = "nvfp4_rht_colwise.te"
+GOLDEN = {
+    f: load(f)
+    for d in FOLDERS
+    if d.is_dir()
+    for f in sorted(d.glob("*.npz"))
+    if f.stem not in OWN_POLICY
+}
+FILES = [f for f, golden in GOLDEN.items() if names_in(golden)]
+ROTATED_FILES = [
+    f
+    for f, golden in GOLDEN.items()
+    if f"{ROTATED}/packed" in golden and f.stem not in ORDER_DECIDES
+]
+
+
 @pytest.mark.parametrize("file", FILES, ids=name_of)
 def test_golden_vectors(reference_and_best, file):
-    golden = load(file)
+    golden = GOLDEN[file]
     x = golden["input"]
     array = jnp.asarray(x).astype(jnp.bfloat16 if "bf16" in file.stem else jnp.float32)
     for name in names_in(golden):
@@ -61,13 +74,9 @@ def test_golden_vectors(reference_and_best, file):
         check(q, golden, name, x)
 
 
-ROTATED = "nvfp4_rht_colwise.te"
-ROTATED_FILES = [f for f in FILES if f"{ROTATED}/packed" in load(f) and f.stem not in ORDER_DECIDES]
-
-
 @pytest.mark.parametrize("file", ROTATED_FILES, ids=name_of)
 def test_golden_vectors_of_rotated_columns(reference_and_best, file):
-    golden = load(file)
+    golden = GOLDEN[file]
     x = golden["input"].T  # rotated, and not rounded after, in float32
     rotate = jf.Hadamard(16)
     q = jax.jit(lambda x: jf.quantize(x, jf.Quantizer(jf.nvfp4, hadamard=rotate)))(jnp.asarray(x))
@@ -92,3 +101,4 @@ def check(q: jf.ScaledArray, golden, name: str, x) -> None:
 
 def test_there_are_golden_vectors():
     assert len([f for f in FILES if f.parent == FOLDERS[0]]) == 4
+    assert [f.stem for f in ROTATED_FILES if f.parent == FOLDERS[0]] == ["rotated"]

@@ -44,13 +44,19 @@ auto Attrs(Binding&& binding, const char* name, Names... names) {
   }
 }
 
+// Those of QuantizeAttributes, in its order.
+template <class Binding>
+auto QuantizeAttrs(Binding&& binding) {
+  return Attrs(std::move(binding), "element", "scale_type", "scale_rule", "arithmetic", "rounding",
+               "block_rows", "block_cols");
+}
+
 struct QuantizeBlocksOp {
   static constexpr const char* kTarget = "jaxfp4_quantize_blocks_v1";
 
   template <class Binding>
   static auto Bind(Binding&& binding) {
-    return Attrs(Rets<2>(Args<4>(std::move(binding))), "element", "scale_type", "scale_rule",
-                 "arithmetic", "rounding", "block_rows", "block_cols");
+    return QuantizeAttrs(Rets<2>(Args<4>(std::move(binding))));
   }
 
   template <class Platform>
@@ -72,8 +78,7 @@ struct FakeQuantizeOp {
 
   template <class Binding>
   static auto Bind(Binding&& binding) {
-    return Attrs(Rets<1>(Args<4>(std::move(binding))), "element", "scale_type", "scale_rule",
-                 "arithmetic", "rounding", "block_rows", "block_cols");
+    return QuantizeAttrs(Rets<1>(Args<4>(std::move(binding))));
   }
 
   template <class Platform>

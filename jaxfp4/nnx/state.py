@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxfp4 import orders
 from jaxfp4.array import ScaledArray, unpack
 from jaxfp4.errors import LayerError, describe
 from jaxfp4.nnx.hooks import ActivationScale, Note, PackedParam
@@ -135,6 +136,10 @@ def _takes_scale(layer: Layer | None) -> bool:
 
 
 def _advice(unexpected: list[str]) -> str:
+    if any(path.endswith(f"/data{orders.SUFFIX[orders.INTERLEAVED]}") for path in unexpected):
+        return (
+            " Those bytes were saved as a machine held them: save jaxfp4.nnx.state(model) instead."
+        )
     if any(path.endswith("/scale") for path in unexpected):
         return " Static activation scales belong to a model that is prepared with the same recipe."
     return ""

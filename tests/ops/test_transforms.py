@@ -25,21 +25,9 @@ def either(request):
         yield request.param
 
 
-# The rules of a transformation are those of the operation, whatever serves it: the reference, slow
-# to compile, has a format of each kind of scale.
-CASES = [("auto", q) for q in FORMATS]
-CASES += [("reference", q) for q in (FORMATS[0], FORMATS[1], FORMATS[4], FORMATS[7])]
-
-
-@pytest.fixture(params=CASES, ids=lambda case: "-".join(map(str, case)))
-def case(request):
-    with jf.use_backend(request.param[0]):
-        yield request.param
-
-
-@pytest.fixture
-def quantizer(case):
-    return case[1]
+@pytest.fixture(params=FORMATS, ids=str)
+def quantizer(request):
+    return request.param
 
 
 def normal(*shape, seed=0):
@@ -96,9 +84,9 @@ def operation(request, quantizer):
 SUMS = 2e-6
 
 
-def test_jit_vmap_and_scan(case, operation, request):
+def test_jit_vmap_and_scan(either, operation, request):
     is_dot = "weight_only" in request.node.name or "both_scaled" in request.node.name
-    tolerance = SUMS if is_dot and case[0] == "reference" else 0.0
+    tolerance = SUMS if is_dot and either == "reference" else 0.0
 
     def leaves_equal(a, b):
         globals()["leaves_equal"](a, b, tolerance)
@@ -115,7 +103,7 @@ def test_jit_vmap_and_scan(case, operation, request):
     leaves_equal(scanned, expected)
 
 
-def test_vmap_of_quantize_keeps_one_global_scale_each(quantizer):
+def test_vmap_of_quantize_keeps_one_global_scale_each(either, quantizer):
     x = normal(4, 16, 130) * jnp.array([1.0, 1e-3, 1e3, 7.0])[:, None, None]
     q = jax.vmap(lambda x: jf.quantize(x, quantizer))(x)
     assert q.shape == x.shape
@@ -125,7 +113,7 @@ def test_vmap_of_quantize_keeps_one_global_scale_each(quantizer):
         leaves_equal(jf.dequantize(q)[i], jf.dequantize(one))
 
 
-def test_vmap_with_unbatched_operands(quantizer):
+def test_vmap_with_unbatched_operands(either, quantizer):
     def leaves_equal(a, b):
         globals()["leaves_equal"](a, b, SUMS)
 
@@ -148,7 +136,7 @@ def test_vmap_with_unbatched_operands(quantizer):
         leaves_equal(twice[0], expected)
 
 
-def test_gradients_pass_straight_through(quantizer):
+def test_gradients_pass_straight_through(either, quantizer):
     x = normal(6, 130)
     weights = normal(6, 130, seed=5)
     grad = jax.grad(lambda x: (jf.fake_quantize(x, quantizer) * weights).sum())
@@ -158,7 +146,7 @@ def test_gradients_pass_straight_through(quantizer):
     leaves_equal(tangent, weights)
 
 
-def test_gradients_of_scaled_dot(quantizer):
+def test_gradients_of_scaled_dot(either, quantizer):
     x, q = normal(4, 130), jf.quantize(normal(10, 130, seed=2), quantizer)
     w = jf.dequantize(q)
     exact = lambda x: ((x @ w.T) ** 2).sum()  # noqa: E731
@@ -173,7 +161,7 @@ def test_gradients_of_scaled_dot(quantizer):
     close(jax.grad(lambda x: jax.vmap(ours)(x).sum())(x[None])[0], jax.grad(exact)(x))
 
 
-def test_gradient_of_quantize_is_zero_not_an_error(quantizer):
+def test_gradient_of_quantize_is_zero_not_an_error(either, quantizer):
     f = lambda x: jf.dequantize(jf.quantize(x, quantizer)).sum()  # noqa: E731
     leaves_equal(jax.grad(f)(normal(4, 130)), jnp.zeros((4, 130)))
 
@@ -204,7 +192,7 @@ def test_stochastic_bits_depend_on_key_and_place_only(either):
     leaves_equal(same_x, stack([jf.fake_quantize(x[0], q, key=k) for k in keys]))
 
 
-def test_donation_and_device_put(quantizer):
+def test_donation_and_device_put(either, quantizer):
     q = jf.quantize(normal(16, 130), quantizer)
     expected = jf.dequantize(q)
     moved = jax.device_put(q, jax.devices()[0])
