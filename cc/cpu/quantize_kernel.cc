@@ -222,6 +222,7 @@ void FillRandom(const QuantizePlan& plan, const Span& span, Panel* panel) {
 struct Row {
   const float* x;
   int64_t vectors;
+  int64_t ahead;  // the elements so far behind these are to come from memory meanwhile
   const Scales* scales;  // of each vector
   const Panel* panel;    // for its random bits
 };
@@ -239,8 +240,7 @@ JAXFP4_INLINE Rounded<Lanes> Round(const Row& row, int64_t i, U magnitude) {
 
 template <bool kDivide>
 JAXFP4_INLINE F Scaled(const Row& row, int64_t i) {
-  // The next panel arrives while this one is computed: step 1 would wait for memory.
-  __builtin_prefetch(row.x + i * kLanes + kPanelCols);
+  __builtin_prefetch(row.x + i * kLanes + row.ahead);
   const F x = LoadF32(row.x + i * kLanes);
   const F factor(row.scales->encode[i]);
   return kDivide ? x / factor : x * factor;
@@ -394,8 +394,11 @@ class Tile {
   Row RowOf(const Span& span) {
     const float* x = row_count_ == 1 && loaded_ != nullptr ? loaded_ : Load(span);
     if (halve_) x = Halve(x, span.vectors());
+    // Step 1 would wait for memory, so step 3 fetches the rest of the next panel and the beginning
+    // of the one behind it. A copy has none behind it; looking for memory there takes long.
+    const int64_t ahead = x == panel_.x ? 0 : plan_.panel_cols * 7 / 4;
     if (plan_.p.rounding != Rounding::kNearest) FillRandom(plan_, span, &panel_);
-    return {x, span.vectors(), scales_, &panel_};
+    return {x, span.vectors(), ahead, scales_, &panel_};
   }
 
   void SetUniformFactors() {
