@@ -1,5 +1,5 @@
 // The randomized Hadamard transform of every group of n elements: butterflies within a vector by
-// lane exchanges, between vectors by sums and differences.
+// lane exchanges, between vectors by sums and differences, in registers as far as these go.
 #include "cc/cpu/simd.h"
 
 namespace jaxfp4::JAXFP4_TARGET {
@@ -25,102 +25,153 @@ JAXFP4_INLINE F Butterflies(F x) {
   return x;
 }
 
-// The butterflies between the vectors of a group of n, two steps at a time.
-void ButterfliesBetween(int64_t n, float* y) {
-  int64_t h = kLanes;
+// The butterflies between vectors, which stay in registers.
+template <int kCount>
+JAXFP4_INLINE void ButterfliesBetween(F (&x)[kCount]) {
+#pragma GCC unroll 8
+  for (int h = 1; h < kCount; h *= 2) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kCount; ++i) {
+      if (i & h) continue;
+      const F a = x[i], b = x[i + h];
+      x[i] = a + b;
+      x[i + h] = a - b;
+    }
+  }
+}
+
+// The butterflies between elements that are h or more apart, in memory, two steps at a time.
+void ButterfliesBetween(int64_t h, int64_t n, float* y) {
   for (; 4 * h <= n; h *= 4) {
     for (int64_t group = 0; group < n; group += 4 * h) {
       for (float* p = y + group; p < y + group + h; p += kLanes) {
-        const F a = LoadF32(p), b = LoadF32(p + h), c = LoadF32(p + 2 * h), d = LoadF32(p + 3 * h);
-        const F sum0 = a + b, sum1 = c + d, difference0 = a - b, difference1 = c - d;
-        StoreF32(sum0 + sum1, p);
-        StoreF32(difference0 + difference1, p + h);
-        StoreF32(sum0 - sum1, p + 2 * h);
-        StoreF32(difference0 - difference1, p + 3 * h);
+        F x[4] = {LoadF32(p), LoadF32(p + h), LoadF32(p + 2 * h), LoadF32(p + 3 * h)};
+        ButterfliesBetween(x);
+        for (int i = 0; i < 4; ++i) StoreF32(x[i], p + i * h);
       }
     }
   }
-  for (; h < n; h *= 2) {
-    for (int64_t group = 0; group < n; group += 2 * h) {
-      for (float* p = y + group; p < y + group + h; p += kLanes) {
-        const F a = LoadF32(p), b = LoadF32(p + h);
-        StoreF32(a + b, p);
-        StoreF32(a - b, p + h);
-      }
-    }
+  if (h == n) return;  // else n is 2 h
+  for (float* p = y; p < y + h; p += kLanes) {
+    F x[2] = {LoadF32(p), LoadF32(p + h)};
+    ButterfliesBetween(x);
+    StoreF32(x[0], p);
+    StoreF32(x[1], p + h);
   }
 }
 
 // What a call has in common. Signs are those of a whole vector at least.
 struct Plan {
   int64_t n, period;
-  bool inverse;
   float norm;
   float signs[kLargestGroup];
 
   explicit Plan(const HadamardProblem& p)
       : n(p.n),
         period(p.n < kLanes ? kLanes : p.n),
-        inverse(p.inverse),
         norm(static_cast<float>(1.0 / __builtin_sqrt(static_cast<double>(p.n)))) {
     for (int64_t i = 0; i < period; ++i) signs[i] = p.signs[i % p.n];
   }
-  JAXFP4_INLINE F Begin(F x, int64_t i) const { return inverse ? x : x * LoadF32(signs + i); }
+  template <bool kInverse>
+  JAXFP4_INLINE F Begin(F x, int64_t i) const {
+    return kInverse ? x : x * LoadF32(signs + i);
+  }
+  template <bool kInverse>
   JAXFP4_INLINE F End(F x, int64_t i) const {
     const F y = x * F(norm);
-    return inverse ? y * LoadF32(signs + i) : y;
+    return kInverse ? y * LoadF32(signs + i) : y;
   }
 };
 
-// `count` elements, whole groups and whole vectors; kWithin is the part of n within a vector.
-template <class Mem, int kWithin>
-void Transform(const Plan& plan, const typename Mem::Type* x, int64_t count,
-               typename Mem::Type* out) {
-  if constexpr (kWithin < kLanes) {
-    for (int64_t i = 0; i < count; i += kLanes) {
-      Mem::Store(plan.End(Butterflies<kWithin>(plan.Begin(Mem::Load(x + i), 0)), 0), out + i);
-    }
-  } else {
-    alignas(64) float y[kLargestGroup];
-    for (int64_t group = 0; group < count; group += plan.n, x += plan.n, out += plan.n) {
-      if (plan.n == kLanes) {
-        Mem::Store(plan.End(Butterflies<kLanes>(plan.Begin(Mem::Load(x), 0)), 0), out);
-        continue;
-      }
-      for (int64_t i = 0; i < plan.n; i += kLanes) {
-        StoreF32(Butterflies<kLanes>(plan.Begin(Mem::Load(x + i), i)), y + i);
-      }
-      ButterfliesBetween(plan.n, y);
-      for (int64_t i = 0; i < plan.n; i += kLanes) {
-        Mem::Store(plan.End(LoadF32(y + i), i), out + i);
-      }
+// `count` elements: whole groups of n = kGroup, whole vectors.
+template <class Mem, int kGroup, bool kInverse>
+void TransformVectors(const Plan& plan, const typename Mem::Type* x, int64_t count,
+                      typename Mem::Type* out) {
+  for (int64_t i = 0; i < count; i += kLanes) {
+    const F y = Butterflies<kGroup>(plan.Begin<kInverse>(Mem::Load(x + i), 0));
+    Mem::Store(plan.End<kInverse>(y, 0), out + i);
+  }
+}
+
+// The first butterflies of a group: those within kVectors of its vectors.
+template <class Mem, bool kInverse, int kVectors>
+JAXFP4_INLINE void BeginGroup(const Plan& plan, const typename Mem::Type* x, int64_t first,
+                              F (&y)[kVectors]) {
+#pragma GCC unroll 8
+  for (int v = 0; v < kVectors; ++v) {
+    const int64_t i = first + v * kLanes;
+    y[v] = Butterflies<kLanes>(plan.Begin<kInverse>(Mem::Load(x + i), i));
+  }
+  ButterfliesBetween(y);
+}
+
+// Groups of n = kVectors * kLanes.
+template <class Mem, int kVectors, bool kInverse>
+void TransformGroups(const Plan& plan, const typename Mem::Type* x, int64_t count,
+                     typename Mem::Type* out) {
+  for (int64_t group = 0; group < count; group += plan.n, x += plan.n, out += plan.n) {
+    F y[kVectors];
+    BeginGroup<Mem, kInverse>(plan, x, 0, y);
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      Mem::Store(plan.End<kInverse>(y[v], v * kLanes), out + v * kLanes);
     }
   }
 }
 
-template <class Mem, int kWithin>
-void TransformRange(const HadamardProblem& p, int64_t begin, int64_t end) {
-  using T = typename Mem::Type;
-  const Plan plan(p);
-  const T* x = static_cast<const T*>(p.x);
-  T* out = static_cast<T*>(p.out);
-  const int64_t whole = begin + (end - begin) / plan.period * plan.period;
-  Transform<Mem, kWithin>(plan, x + begin, whole - begin, out + begin);
-  if (whole < end) {  // groups that do not fill a vector
-    T last[kLanes] = {};
-    const size_t bytes = static_cast<size_t>(end - whole) * sizeof(T);
-    memcpy(last, x + whole, bytes);
-    Transform<Mem, kWithin>(plan, last, kLanes, last);
-    memcpy(out + whole, last, bytes);
+// Groups of more vectors than there are registers for.
+template <class Mem, bool kInverse>
+void TransformLargeGroups(const Plan& plan, const typename Mem::Type* x, int64_t count,
+                          typename Mem::Type* out) {
+  constexpr int kVectors = 8;
+  alignas(64) float y[kLargestGroup];
+  for (int64_t group = 0; group < count; group += plan.n, x += plan.n, out += plan.n) {
+    for (int64_t i = 0; i < plan.n; i += kVectors * kLanes) {
+      F part[kVectors];
+      BeginGroup<Mem, kInverse>(plan, x, i, part);
+      for (int v = 0; v < kVectors; ++v) StoreF32(part[v], y + i + v * kLanes);
+    }
+    ButterfliesBetween(kVectors * kLanes, plan.n, y);
+    for (int64_t i = 0; i < plan.n; i += kLanes) {
+      Mem::Store(plan.End<kInverse>(LoadF32(y + i), i), out + i);
+    }
   }
 }
 
 template <class Mem>
+using TransformKernel = void (*)(const Plan&, const typename Mem::Type*, int64_t,
+                                 typename Mem::Type*);
+
+template <class Mem, bool kInverse>
+TransformKernel<Mem> KernelFor(int64_t n) {
+  switch (n) {
+    case 2: return TransformVectors<Mem, 2, kInverse>;
+    case 4: return TransformVectors<Mem, 4, kInverse>;
+    case 8: return TransformVectors<Mem, 8, kInverse>;
+    case 16: return TransformVectors<Mem, 16, kInverse>;
+    case 32: return TransformGroups<Mem, 2, kInverse>;
+    case 64: return TransformGroups<Mem, 4, kInverse>;
+    case 128: return TransformGroups<Mem, 8, kInverse>;
+  }
+  return TransformLargeGroups<Mem, kInverse>;
+}
+
+template <class Mem>
 void TransformRange(const HadamardProblem& p, int64_t begin, int64_t end) {
-  if (p.n == 2) return TransformRange<Mem, 2>(p, begin, end);
-  if (p.n == 4) return TransformRange<Mem, 4>(p, begin, end);
-  if (p.n == 8) return TransformRange<Mem, 8>(p, begin, end);
-  TransformRange<Mem, kLanes>(p, begin, end);
+  using T = typename Mem::Type;
+  const Plan plan(p);
+  const auto transform = p.inverse ? KernelFor<Mem, true>(p.n) : KernelFor<Mem, false>(p.n);
+  const T* x = static_cast<const T*>(p.x);
+  T* out = static_cast<T*>(p.out);
+  const int64_t whole = begin + (end - begin) / plan.period * plan.period;
+  transform(plan, x + begin, whole - begin, out + begin);
+  if (whole < end) {  // groups that do not fill a vector
+    T last[kLanes] = {};
+    const size_t bytes = static_cast<size_t>(end - whole) * sizeof(T);
+    memcpy(last, x + whole, bytes);
+    transform(plan, last, kLanes, last);
+    memcpy(out + whole, last, bytes);
+  }
 }
 
 }  // namespace

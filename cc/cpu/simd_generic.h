@@ -100,14 +100,25 @@ JAXFP4_INLINE T LoadAny(const void* p) {
   memcpy(&x, p, sizeof(T));
   return x;
 }
+template <class T>
+JAXFP4_INLINE void StoreAny(T x, void* p) {
+  memcpy(p, &x, sizeof(T));
+}
 
 typedef uint16_t U16x8 __attribute__((vector_size(16)));
 typedef uint8_t U8x8 __attribute__((vector_size(8)));
 
 JAXFP4_INLINE Lanes::F LoadF32(const float* p) { return {LoadAny<F8>(p), LoadAny<F8>(p + 8)}; }
-JAXFP4_INLINE void StoreF32(Lanes::F x, float* p) { memcpy(p, &x, sizeof(x)); }
+// (By halves: gcc copies the whole through the stack.)
+JAXFP4_INLINE void StoreF32(Lanes::F x, float* p) {
+  StoreAny(x.lo, p);
+  StoreAny(x.hi, p + 8);
+}
 JAXFP4_INLINE Lanes::U LoadU32(const uint32_t* p) { return {LoadAny<U8>(p), LoadAny<U8>(p + 8)}; }
-JAXFP4_INLINE void StoreU32(Lanes::U x, uint32_t* p) { memcpy(p, &x, sizeof(x)); }
+JAXFP4_INLINE void StoreU32(Lanes::U x, uint32_t* p) {
+  StoreAny(x.lo, p);
+  StoreAny(x.hi, p + 8);
+}
 JAXFP4_INLINE Lanes::U LoadU16(const uint16_t* p) {
   return {__builtin_convertvector(LoadAny<U16x8>(p), U8),
           __builtin_convertvector(LoadAny<U16x8>(p + 8), U8)};
@@ -119,8 +130,8 @@ JAXFP4_INLINE void StoreU16(Lanes::U x, uint16_t* p) {
 #else
   const U16x8 lo = __builtin_convertvector(x.lo, U16x8);
   const U16x8 hi = __builtin_convertvector(x.hi, U16x8);
-  memcpy(p, &lo, sizeof(lo));
-  memcpy(p + 8, &hi, sizeof(hi));
+  StoreAny(lo, p);
+  StoreAny(hi, p + 8);
 #endif
 }
 JAXFP4_INLINE Lanes::U LoadBytes(const uint8_t* p) {
@@ -137,8 +148,8 @@ JAXFP4_INLINE void StoreBytes(Lanes::U x, uint8_t* p) {
 #else
   const U8x8 lo = __builtin_convertvector(x.lo, U8x8);
   const U8x8 hi = __builtin_convertvector(x.hi, U8x8);
-  memcpy(p, &lo, sizeof(lo));
-  memcpy(p + 8, &hi, sizeof(hi));
+  StoreAny(lo, p);
+  StoreAny(hi, p + 8);
 #endif
 }
 
