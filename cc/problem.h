@@ -130,6 +130,7 @@ struct ScaledDotProblem {
   int64_t batch, rows, cols, depth;  // B, M, N, K
   DotOperand lhs, rhs;
   Layout rhs_layout;
+  bool exact;  // sums of float32's precision are asked for: kernels with fewer bits stand back
   bool out_transposed;
   Dtype out_dtype;
   void* out;

@@ -207,8 +207,8 @@ def _conv_of_patches(static: _StaticConv, x, w, recipe: Recipe, key) -> jax.Arra
     numbers = (((patches.ndim - 1,), (2,)), ((0,), (0,)))
     if isinstance(w, ScaledArray):
         y = packed_dot_general(
-            patches, w, numbers, recipe,
-            rhs_shape=w.shape, preferred_element_type=static.dtype, key=key,
+            patches, w, numbers, recipe, rhs_shape=w.shape,
+            precision=static.precision, preferred_element_type=static.dtype, key=key,
         )  # fmt: skip
     else:
         y = scaled_dot_general(
@@ -231,7 +231,8 @@ def _code_product(static: _StaticConv, qx: ScaledArray, qw: ScaledArray | jax.Ar
     else:
         scale = _patches_of_scales(window, qx.scale)
     patches = qx.replace(data=data, scale=scale, size=qw.size)
-    return window.ungroup(scaled_dot(patches, qw, preferred_element_type=static.dtype))
+    y = scaled_dot(patches, qw, precision=static.precision, preferred_element_type=static.dtype)
+    return window.ungroup(y)
 
 
 def _patches_of_scales(window: Window, scale: jax.Array) -> jax.Array:

@@ -37,7 +37,11 @@ DotDimensionNumbers = tuple[
 
 
 def scaled_dot(
-    a: jax.Array | ScaledArray, b: ScaledArray, *, preferred_element_type: Any = jnp.float32
+    a: jax.Array | ScaledArray,
+    b: ScaledArray,
+    *,
+    precision: Any = None,
+    preferred_element_type: Any = jnp.float32,
 ) -> jax.Array:
     r"""Contracts a's last axis with b's block axis: ``y[..., n] = Σ_k a[..., k] b[..., n, k]``.
 
@@ -49,6 +53,9 @@ def scaled_dot(
       a: ``[B..., M..., K]``: a float array, or a ScaledArray with its block axis last.
       b: ``[B..., N, K]`` with its block axis last, or ``[B..., K, N]`` with block axis -2 (as a
         Flax kernel). Its leading axes are batch axes, shared with a.
+      precision: ``"highest"`` (or a spelling of it, also by ``jax.default_matmul_precision``) keeps
+        to kernels whose sums have float32's precision. By default tensor cores may add products of
+        8-bit floats with fewer bits: *Products* in the numerics says which do, and the bound.
       preferred_element_type: float32, bfloat16 or float16, the type of the result.
 
     Returns:
@@ -82,7 +89,21 @@ def scaled_dot(
         _blocks.check_float("scaled_dot", a, "a")
         a = jnp.asarray(a)
     _check_contraction(a, b)
-    return _scaled_dot(a, b, np.dtype(preferred_element_type))
+    return _scaled_dot(a, b, np.dtype(preferred_element_type), is_exact(precision))
+
+
+_EXACT = (
+    lax.Precision.HIGHEST, "highest", "float32",
+    lax.DotAlgorithmPreset.F32_F32_F32, "F32_F32_F32",
+)  # fmt: skip
+
+
+def is_exact(precision: Any) -> bool:
+    """Whether a precision, as ``lax.dot_general`` takes it, asks for that of float32."""
+    if precision is None:
+        precision = jax.config.jax_default_matmul_precision
+    each = precision if isinstance(precision, tuple | list) else (precision,)
+    return any(p in _EXACT for p in each)
 
 
 def _check_contraction(a: jax.Array | ScaledArray, b: ScaledArray) -> None:
@@ -105,8 +126,10 @@ def _check_contraction(a: jax.Array | ScaledArray, b: ScaledArray) -> None:
         )
 
 
-@functools.partial(jax.jit, static_argnums=2, inline=True)
-def _scaled_dot(a: jax.Array | ScaledArray, b: ScaledArray, dtype: np.dtype) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=(2, 3), inline=True)
+def _scaled_dot(
+    a: jax.Array | ScaledArray, b: ScaledArray, dtype: np.dtype, exact: bool
+) -> jax.Array:
     batch = b.ndim - 2
     if isinstance(a, ScaledArray):
         a = unpack(a)
@@ -127,7 +150,7 @@ def _scaled_dot(a: jax.Array | ScaledArray, b: ScaledArray, dtype: np.dtype) -> 
     if vector:
         lhs = (lhs[0][..., None, :], lhs[1] if spec is None else lhs[1][..., None, :], lhs[2])
     rhs = _pad_codes(b, depth)
-    y = _scaled_dot_op(lhs, rhs, spec, (b.format, b.block_shape), dtype, b.layout)
+    y = _scaled_dot_op(lhs, rhs, spec, (b.format, b.block_shape), dtype, b.layout, exact)
     return y[..., 0, :] if vector else y
 
 
@@ -183,7 +206,8 @@ def scaled_dot_general(
         contracted axis and whose batch axes lead.
       dimension_numbers: as ``lax.dot_general`` takes them, any.
       recipe: the quantizers.
-      precision: of products that the recipe leaves in high precision.
+      precision: of products that the recipe leaves in high precision, and of quantized ones as
+        :func:`scaled_dot` takes it.
       preferred_element_type: type of the result; by default that of the promoted operands.
       out_sharding: sharding of the result, on explicit meshes.
       key: for stochastic rounding. Without a key the seed is a hash of the operand's own bits:
@@ -206,8 +230,8 @@ def scaled_dot_general(
     if isinstance(rhs, ScaledArray):
         return packed_dot_general(
             lhs, _canonical_packed(rhs, dimension_numbers), dimension_numbers, recipe,
-            rhs_shape=rhs.shape, preferred_element_type=preferred_element_type,
-            out_sharding=out_sharding, key=key,
+            rhs_shape=rhs.shape, precision=precision,
+            preferred_element_type=preferred_element_type, out_sharding=out_sharding, key=key,
         )  # fmt: skip
     _blocks.check_float("scaled_dot_general", lhs, "lhs")
     _blocks.check_float("scaled_dot_general", rhs, "rhs")
@@ -229,6 +253,7 @@ def packed_dot_general(
     recipe: Recipe,
     *,
     rhs_shape: tuple[int, ...],
+    precision: Any = None,
     preferred_element_type: Any = None,
     out_sharding: Any = None,
     key: Any = None,
@@ -245,7 +270,9 @@ def packed_dot_general(
     a = dims.canonical_lhs(jnp.asarray(lhs, dtype))
     quantizer = recipe.forward.lhs
     left = a if quantizer is None else quantize_operand(a, quantizer, key_words(key))
-    y = scaled_dot(left, rhs, preferred_element_type=preferred_element_type or dtype)
+    y = scaled_dot(
+        left, rhs, precision=precision, preferred_element_type=preferred_element_type or dtype
+    )
     return _finish(y, dims.rhs_free_shape, out_sharding)
 
 
@@ -364,6 +391,9 @@ class _StaticDot:
     def to(self, dtype: np.dtype) -> _StaticDot:
         return dataclasses.replace(self, dtype=dtype)
 
+    def scaled_dot(self, a: jax.Array | ScaledArray, b: ScaledArray) -> jax.Array:
+        return scaled_dot(a, b, precision=self.precision, preferred_element_type=self.dtype)
+
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _quantized_dot(static: _StaticDot, a, b, recipe: Recipe, words) -> jax.Array:
@@ -398,7 +428,7 @@ def _product(a, b, gemm: Gemm, words, static: _StaticDot):
     qa = a if gemm.lhs is None else quantize_operand(a, gemm.lhs, words)
     qb = b if gemm.rhs is None else quantize_operand(b, gemm.rhs, words)
     if isinstance(qb, ScaledArray):
-        return scaled_dot(qa, qb, preferred_element_type=static.dtype), qa, qb
+        return static.scaled_dot(qa, qb), qa, qb
     return _float_dot(_decoded(qa, a.dtype), b, static.dtype, static.precision), qa, qb
 
 
@@ -427,7 +457,7 @@ def _dgrad(
         return _row_product(ct, b, b.ndim - 2, False, like, static)
     if qb is not None and gemm.rhs is not None:
         left = ct if gemm.lhs is None else quantize_operand(ct, gemm.lhs, words)
-        return scaled_dot(left, transpose_blocks(qb), preferred_element_type=like.dtype)
+        return static.to(like.dtype).scaled_dot(left, transpose_blocks(qb))
     b = _swapped(like_b.decode(b))
     return _product(ct, b, gemm, words, static.to(like.dtype))[0]
 

@@ -64,12 +64,11 @@ def scaled_einsum(
         (_positions(left, contracted), _positions(right, contracted)),
         (_positions(left, batch), _positions(right, batch)),
     )
-    options = dict(preferred_element_type=preferred_element_type, key=key)
+    options = dict(precision=precision, preferred_element_type=preferred_element_type, key=key)
     if isinstance(rhs, ScaledArray):
         kept = tuple(sizes[c] for c in right)
         y = packed_dot_general(lhs, rhs, dimension_numbers, recipe, rhs_shape=kept, **options)
     else:
-        options["precision"] = precision
         y = scaled_dot_general(lhs, rhs, dimension_numbers, recipe, **options)
     have = [*batch, *(c for c in left if c not in right), *free]
     return jnp.transpose(y, _positions(have, out))

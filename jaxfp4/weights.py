@@ -174,7 +174,6 @@ def dot(lhs, rhs, dimension_numbers, recipe: Recipe, **options: Any) -> jax.Arra
     """``scaled_dot_general`` of a float or a packed weight."""
     if not isinstance(rhs, Packed):
         return scaled_dot_general(lhs, rhs, dimension_numbers, recipe, **options)
-    options.pop("precision", None)
     return packed_dot_general(lhs, rhs.q, dimension_numbers, recipe, rhs_shape=rhs.shape, **options)
 
 

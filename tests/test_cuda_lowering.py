@@ -18,7 +18,7 @@ from jaxfp4.formats import FORMATS
 
 CODED = {"element", "scale_type", "block_rows", "block_cols"}
 QUANTIZE = CODED | {"scale_rule", "arithmetic", "rounding"}
-DOT = {f"{side}_{name}" for side in ("lhs", "rhs") for name in CODED} | {"rhs_layout"}
+DOT = {f"{side}_{name}" for side in ("lhs", "rhs") for name in CODED} | {"rhs_layout", "exact"}
 ATTRIBUTES = {
     "amax": set(),
     "quantize_blocks": QUANTIZE,
@@ -136,3 +136,28 @@ def test_jit_of_vmap_is_one_call():
 
     text = lowered(f, normal(3, 4, 64))
     assert [target for target, _ in calls(text)] == ["jaxfp4_scaled_dot_v1"]
+
+
+EXACT = ("highest", "float32", jax.lax.Precision.HIGHEST, (None, "highest"), "F32_F32_F32")
+
+
+@pytest.mark.parametrize("precision", [None, "high", "default", *EXACT], ids=str)
+def test_precision(precision):
+    """Every way to a product says whether sums are to have float32's precision."""
+    expected = int(precision in EXACT)
+    recipe = jf.recipes.qat(jf.nvfp4)
+    dims = (((1,), (1,)), ((), ()))
+    ways = [
+        lambda x: jf.scaled_dot(x, W, precision=precision),
+        lambda x: jf.scaled_dot_general(x, W, dims, recipe, precision=precision),
+        lambda x: jf.scaled_dot_general(x, x, dims, recipe, precision=precision),
+        lambda x: jf.scaled_einsum("mk,nk->mn", x, x, recipe, precision=precision),
+    ]
+    for way in ways:
+        assert kernels(lowered(way, normal(4, 64)))["scaled_dot"]["exact"] == expected
+
+
+def test_default_precision():
+    with jax.default_matmul_precision("float32"):
+        text = lowered(lambda x: jf.scaled_dot(x, W), normal(4, 64))
+    assert kernels(text)["scaled_dot"]["exact"] == 1

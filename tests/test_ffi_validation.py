@@ -49,7 +49,7 @@ def quantize(
 MX = dict(scale_type=2, scale_rule=4, block_cols=32, scale_dtype=E8M0, scale=(4, 1))
 DOT = dict(
     lhs_element=-1, lhs_scale_type=0, lhs_block_rows=0, lhs_block_cols=0, rhs_element=0,
-    rhs_scale_type=1, rhs_block_rows=1, rhs_block_cols=16, rhs_layout=0,
+    rhs_scale_type=1, rhs_block_rows=1, rhs_block_cols=16, rhs_layout=0, exact=0,
 )  # fmt: skip
 
 
@@ -216,6 +216,7 @@ MALFORMED = [
     (quantize, dict(block_cols=1 << 40)),
     (dot, dict(rhs_element=-1)),
     (dot, dict(rhs_layout=17)),
+    (dot, dict(exact=2)),
     (dot, dict(lhs_element=77)),
     (transposed, dict(element=-1)),
     (transposed, dict(batch_rank=1)),

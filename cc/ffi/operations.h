@@ -156,7 +156,7 @@ struct ScaledDotOp {
   static auto Bind(Binding&& binding) {
     return Attrs(Rets<1>(Args<6>(std::move(binding))), "lhs_element", "lhs_scale_type",
                  "lhs_block_rows", "lhs_block_cols", "rhs_element", "rhs_scale_type",
-                 "rhs_block_rows", "rhs_block_cols", "rhs_layout");
+                 "rhs_block_rows", "rhs_block_cols", "rhs_layout", "exact");
   }
 
   template <class Platform>
@@ -165,13 +165,13 @@ struct ScaledDotOp {
                          Result out, int64_t lhs_element, int64_t lhs_scale_type,
                          int64_t lhs_block_rows, int64_t lhs_block_cols, int64_t rhs_element,
                          int64_t rhs_scale_type, int64_t rhs_block_rows, int64_t rhs_block_cols,
-                         int64_t rhs_layout) {
+                         int64_t rhs_layout, int64_t exact) {
     ScaledDotProblem problem;
     ScaledDotOffsets offsets;
     JAXFP4_RETURN_IF_ERROR(ReadScaledDot(
         lhs, lhs_scale, lhs_global, rhs, rhs_scale, rhs_global, *out,
         {lhs_element, lhs_scale_type, lhs_block_rows, lhs_block_cols, rhs_element, rhs_scale_type,
-         rhs_block_rows, rhs_block_cols, rhs_layout},
+         rhs_block_rows, rhs_block_cols, rhs_layout, exact},
         &problem, &offsets));
     return Platform::ScaledDot(problem, context);
   }

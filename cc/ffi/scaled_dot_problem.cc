@@ -190,6 +190,8 @@ ffi::Error ReadScaledDot(const ffi::AnyBuffer& lhs, const ffi::AnyBuffer& lhs_sc
   p.depth = r.back();
   JAXFP4_RETURN_IF_ERROR(CheckLayout(p, a.rhs_layout, DimsOf(rhs_scale)));
   p.rhs_layout = static_cast<Layout>(a.rhs_layout);
+  JAXFP4_RETURN_IF_ERROR(ExpectAttribute(Of("exact"), a.exact, 0, 1));
+  p.exact = a.exact;
 
   Dims result = Slice(l, 0, l.size() - 1);
   result.push_back(p.cols);

@@ -13,6 +13,7 @@ struct ScaledDotAttributes {
   int64_t lhs_element, lhs_scale_type, lhs_block_rows, lhs_block_cols;
   int64_t rhs_element, rhs_scale_type, rhs_block_rows, rhs_block_cols;
   int64_t rhs_layout;
+  int64_t exact;
 };
 
 // What problem->*.scale_offset point into.

@@ -30,8 +30,9 @@ def _value_shape(shape: tuple[int, ...], spec: Operand) -> tuple[int, ...]:
 
 def _results(
     lhs, lhs_scale, lhs_global, rhs, rhs_scale, rhs_global,
-    lhs_spec: Operand, rhs_spec: Operand, dtype, rhs_layout: int,
+    lhs_spec: Operand, rhs_spec: Operand, dtype, rhs_layout: int, exact: bool,
 ):  # fmt: skip
+    del exact
     assert rhs_spec is not None
     check_codes("scaled_dot", "rhs", rhs, rhs_scale, *rhs_spec)
     if rhs_layout and not orders.can_interleave(rhs.shape, *rhs_spec):
@@ -61,8 +62,10 @@ def _results(
 
 
 def _reference(
-    lhs, lhs_scale, lhs_global, rhs, rhs_scale, rhs_global, lhs_spec, rhs_spec, dtype, rhs_layout
-):
+    lhs, lhs_scale, lhs_global, rhs, rhs_scale, rhs_global,
+    lhs_spec, rhs_spec, dtype, rhs_layout, exact,
+):  # fmt: skip
+    del exact  # it always is
     rhs, rhs_scale = _logical(rhs, rhs_scale, rhs_spec, rhs_layout)
     y = reference.scaled_dot(
         lhs, lhs_scale, lhs_global, rhs, rhs_scale, rhs_global, lhs_spec, rhs_spec, dtype
@@ -77,13 +80,15 @@ def _logical(rhs, rhs_scale, rhs_spec, rhs_layout: int):
     return orders.deinterleave(rhs, rhs_scale, rhs_spec[1])
 
 
-def _attributes(lhs_spec: Operand, rhs_spec: Operand, dtype, rhs_layout: int) -> dict[str, int]:
+def _attributes(
+    lhs_spec: Operand, rhs_spec: Operand, dtype, rhs_layout: int, exact: bool
+) -> dict[str, int]:
     del dtype
     assert rhs_spec is not None
     none = {"lhs_element": -1, "lhs_scale_type": 0, "lhs_block_rows": 0, "lhs_block_cols": 0}
     lhs = none if lhs_spec is None else _blocks.block_attributes(*lhs_spec, prefix="lhs_")
     rhs = _blocks.block_attributes(*rhs_spec, prefix="rhs_")
-    return lhs | rhs | {"rhs_layout": rhs_layout}
+    return lhs | rhs | {"rhs_layout": rhs_layout, "exact": int(exact)}
 
 
 def _contracted_unit(spec: Operand) -> int:
@@ -94,9 +99,10 @@ def _contracted_unit(spec: Operand) -> int:
 
 
 def _factors(
-    lhs, lhs_scale, lhs_global, rhs, rhs_scale, rhs_global, lhs_spec, rhs_spec, dtype, rhs_layout
-) -> Factors:
-    del dtype
+    lhs, lhs_scale, lhs_global, rhs, rhs_scale, rhs_global,
+    lhs_spec, rhs_spec, dtype, rhs_layout, exact,
+) -> Factors:  # fmt: skip
+    del dtype, exact
     batch = len(rhs) - 2
     unit = math.lcm(_contracted_unit(lhs_spec), _contracted_unit(rhs_spec))
     names = _Names(unit)
@@ -240,8 +246,9 @@ def _transpose(cotangents, lhs, lhs_scale, lhs_global, rhs, rhs_scale, rhs_globa
     rhs, rhs_scale = _logical(rhs, rhs_scale, params["rhs_spec"], params["rhs_layout"])
     format, block = params["rhs_spec"]
     grad = scaled_dot_transposed(
-        ct, (rhs, rhs_scale, rhs_global), format, block, lhs.aval.dtype, batch=rhs.ndim - 2
-    )
+        ct, (rhs, rhs_scale, rhs_global), format, block, lhs.aval.dtype, batch=rhs.ndim - 2,
+        precision=lax.Precision.HIGHEST if params["exact"] else None,
+    )  # fmt: skip
     sharding = explicit_sharding(lhs.aval)
     grad = grad if sharding is None else jax.sharding.reshard(grad, sharding)
     return grad, *rest
@@ -258,6 +265,7 @@ def scaled_dot(
     rhs_spec: Operand,
     dtype: Any,
     rhs_layout: int = 0,
+    exact: bool = False,
 ) -> jax.Array:
     """``[B..., M..., K] x [B..., N, K] -> [B..., M..., N]`` of (data, scale, global scale) triples.
 
@@ -268,9 +276,11 @@ def scaled_dot(
       rhs_spec: (format, block shape) of rhs.
       dtype: float32, bfloat16 or float16; accumulation is in float32.
       rhs_layout: the layout of rhs.
+      exact: keeps to kernels whose sums have float32's precision.
     """
     (y,) = scaled_dot_op(
         *lhs, *rhs,
         lhs_spec=lhs_spec, rhs_spec=rhs_spec, dtype=np.dtype(dtype), rhs_layout=rhs_layout,
+        exact=exact,
     )  # fmt: skip
     return y
