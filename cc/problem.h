@@ -134,6 +134,8 @@ struct ScaledDotProblem {
   bool out_transposed;
   Dtype out_dtype;
   void* out;
+  void* scratch;  // for the kernel's own use while it runs: scratch_bytes of it, maybe none
+  int64_t scratch_bytes;
   bool* out_of_memory;  // set, by any thread, if scratch memory cannot be had; out is then garbage
 };
 

@@ -161,3 +161,47 @@ def test_default_precision():
     with jax.default_matmul_precision("float32"):
         text = lowered(lambda x: jf.scaled_dot(x, W), normal(4, 64))
     assert kernels(text)["scaled_dot"]["exact"] == 1
+
+
+def scratch_of(f, *args, platform="cuda") -> list[int]:
+    """The sizes of the bytes that calls of scaled_dot have as a second result."""
+    text = lowered(f, *args, platforms=(platform,))
+    line = next(x for x in text.splitlines() if "custom_call @jaxfp4_scaled_dot_v1" in x)
+    return [int(n) for n in re.findall(r"tensor<(\d+)xui8>", line.rpartition("->")[2])]
+
+
+PAIRS = {
+    "fp8 1x128 x 128x128": (
+        jf.Quantizer(jf.fp8_e4m3, block_shape=(1, 128)),
+        jf.Quantizer(jf.fp8_e4m3, block_shape=(128, 128)),
+        130 * 2 * 4 + 2 * 4 * 4,
+    ),
+    "fp8 tensors": (jf.Quantizer(jf.fp8_e4m3), jf.Quantizer(jf.fp8_e5m2), 8),
+    "nvfp4": (jf.Quantizer(jf.nvfp4), jf.Quantizer(jf.nvfp4), (256 + 256) * 16),
+    "mxfp8": (jf.Quantizer(jf.mxfp8), jf.Quantizer(jf.mxfp8), (256 + 256) * 8),
+}
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_scratch(pair):
+    """cuBLASLt's memory and the scales in its order, on GPUs alone, if it may serve at all."""
+    left, right, least = PAIRS[pair]
+    w = jf.quantize(normal(192, 256, seed=3), right)
+
+    def dot(x, **options):
+        return jf.scaled_dot(jf.quantize(x, left), w, **options)
+
+    (scratch,) = scratch_of(dot, normal(130, 256))
+    assert least + (32 << 20) <= scratch < least + (33 << 20)
+    assert scratch_of(lambda x: jf.scaled_dot(x, w), normal(130, 256)) == []
+    assert scratch_of(lambda x: dot(x, precision="highest"), normal(130, 256)) == []
+    assert scratch_of(dot, normal(64, 256)) == []
+    if "scaled_dot" in kernels(lowered(dot, normal(130, 256), platforms=("cpu",))):
+        assert scratch_of(dot, normal(130, 256), platform="cpu") == []
+
+
+def test_no_scratch_of_unknown_size():
+    w = jf.quantize(normal(192, 256, seed=3), jf.nvfp4)
+    (b,) = jax.export.symbolic_shape("b")
+    spec = jax.ShapeDtypeStruct((b, 256), jnp.float32)
+    assert scratch_of(lambda x: jf.scaled_dot(jf.quantize(x, jf.nvfp4), w), spec) == []

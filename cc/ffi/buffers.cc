@@ -69,6 +69,14 @@ ffi::Error ExpectAttribute(const Subject& subject, int64_t value, int64_t least,
                               " to " + std::to_string(most));
 }
 
+ffi::Error ReadScratch(const Subject& subject, ScratchResult result, Scratch* scratch) {
+  *scratch = {};
+  if (!result.has_value()) return ffi::Error::Success();
+  JAXFP4_RETURN_IF_ERROR(ExpectDtype(subject, **result, ffi::DataType::U8));
+  *scratch = {(*result)->untyped_data(), static_cast<int64_t>((*result)->element_count())};
+  return ffi::Error::Success();
+}
+
 ffi::Error ReadFloatDtype(const Subject& subject, const ffi::AnyBuffer& buffer, Dtype* dtype) {
   switch (buffer.element_type()) {
     case ffi::DataType::F32: *dtype = Dtype::kF32; break;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -46,6 +47,14 @@ ffi::Error ExpectDtype(const Subject& subject, const ffi::AnyBuffer& buffer, ffi
 ffi::Error ExpectShape(const Subject& subject, const ffi::AnyBuffer& buffer, const Dims& expected,
                        const std::string& why);
 ffi::Error ExpectAttribute(const Subject& subject, int64_t value, int64_t least, int64_t most);
+
+// Memory that a kernel may use while it runs: the last result of a call, where it has one.
+using ScratchResult = std::optional<ffi::Result<ffi::AnyBuffer>>;
+struct Scratch {
+  void* data;
+  int64_t bytes;
+};
+ffi::Error ReadScratch(const Subject& subject, ScratchResult result, Scratch* scratch);
 
 // float32, bfloat16 or float16.
 ffi::Error ReadFloatDtype(const Subject& subject, const ffi::AnyBuffer& buffer, Dtype* dtype);

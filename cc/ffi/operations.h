@@ -35,6 +35,10 @@ auto Rets(Binding&& binding) {
     return Rets<count - 1>(std::move(binding).template Ret<Buffer>());
   }
 }
+template <class Binding>
+auto ScratchRet(Binding&& binding) {
+  return std::move(binding).template OptionalRet<Buffer>();
+}
 template <class Binding, class... Names>
 auto Attrs(Binding&& binding, const char* name, Names... names) {
   if constexpr (sizeof...(names) == 0) {
@@ -154,7 +158,7 @@ struct ScaledDotOp {
 
   template <class Binding>
   static auto Bind(Binding&& binding) {
-    return Attrs(Rets<1>(Args<6>(std::move(binding))), "lhs_element", "lhs_scale_type",
+    return Attrs(ScratchRet(Rets<1>(Args<6>(std::move(binding)))), "lhs_element", "lhs_scale_type",
                  "lhs_block_rows", "lhs_block_cols", "rhs_element", "rhs_scale_type",
                  "rhs_block_rows", "rhs_block_cols", "rhs_layout", "exact");
   }
@@ -162,10 +166,10 @@ struct ScaledDotOp {
   template <class Platform>
   static ffi::Error Call(typename Platform::Context context, Buffer lhs, Buffer lhs_scale,
                          Buffer lhs_global, Buffer rhs, Buffer rhs_scale, Buffer rhs_global,
-                         Result out, int64_t lhs_element, int64_t lhs_scale_type,
-                         int64_t lhs_block_rows, int64_t lhs_block_cols, int64_t rhs_element,
-                         int64_t rhs_scale_type, int64_t rhs_block_rows, int64_t rhs_block_cols,
-                         int64_t rhs_layout, int64_t exact) {
+                         Result out, ScratchResult scratch, int64_t lhs_element,
+                         int64_t lhs_scale_type, int64_t lhs_block_rows, int64_t lhs_block_cols,
+                         int64_t rhs_element, int64_t rhs_scale_type, int64_t rhs_block_rows,
+                         int64_t rhs_block_cols, int64_t rhs_layout, int64_t exact) {
     ScaledDotProblem problem;
     ScaledDotOffsets offsets;
     JAXFP4_RETURN_IF_ERROR(ReadScaledDot(
@@ -173,6 +177,10 @@ struct ScaledDotOp {
         {lhs_element, lhs_scale_type, lhs_block_rows, lhs_block_cols, rhs_element, rhs_scale_type,
          rhs_block_rows, rhs_block_cols, rhs_layout, exact},
         &problem, &offsets));
+    Scratch memory;
+    JAXFP4_RETURN_IF_ERROR(ReadScratch({"jaxfp4_scaled_dot", "scratch"}, scratch, &memory));
+    problem.scratch = memory.data;
+    problem.scratch_bytes = memory.bytes;
     return Platform::ScaledDot(problem, context);
   }
 };

@@ -9,7 +9,8 @@ derivatives are rules on the outer one.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -43,6 +44,8 @@ class Op:
       combine: the collective that joins results over a sharded contraction: ``lax.psum`` or
         ``lax.pmax``.
       platforms: those that have, or may have, a kernel; elsewhere the reference is lowered.
+      scratch: by platform, ``(*operand types, **params)`` to the bytes of memory that its kernel
+        may use while it runs: one more result of the FFI target, unless there are none.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Op:
         batch: Callable[..., tuple[list[jax.Array], list[int], dict[str, Any]]],
         combine: Callable[..., jax.Array] = lax.psum,
         platforms: tuple[str, ...] = dispatch.NATIVE_PLATFORMS,
+        scratch: Mapping[str, Callable[..., int]] = MappingProxyType({}),
     ):
         self.name = name
         self.target = f"jaxfp4_{name}_v1"
@@ -65,6 +69,7 @@ class Op:
         self._factors = factors
         self._batch = batch
         self._combine = combine
+        self._scratch = scratch
         self.inner = self._primitive(f"jaxfp4_{name}_inner")
         self.outer = self._primitive(f"jaxfp4_{name}")
         mlir.register_lowering(self.inner, self._lower_reference)
@@ -153,7 +158,17 @@ class Op:
         if not dispatch.use_native(self.name, platform, backend):
             return self._lower_reference(ctx, *operands, backend=backend, **params)
         attributes = {k: np.int64(v) for k, v in self._attributes(**params).items()}
-        return jax.ffi.ffi_lowering(self.target)(ctx, *operands, **attributes)
+        results = [*ctx.avals_out]
+        if scratch := self._scratch_bytes(platform, ctx.avals_in, params):
+            # A result, because XLA owns its memory as long as it may replay the call.
+            ctx = ctx.replace(avals_out=[*results, ShapedArray((scratch,), np.uint8)])
+        lowered = jax.ffi.ffi_lowering(self.target)(ctx, *operands, **attributes)
+        return [*lowered][: len(results)]
+
+    def _scratch_bytes(self, platform: str, avals, params) -> int:
+        if platform not in self._scratch or not all(map(_is_static, avals)):
+            return 0
+        return self._scratch[platform](*avals, **params)
 
     def _lower_partitioned(self, ctx, *operands, **params):
         shapes = tuple(tuple(a.shape) for a in ctx.avals_in)
@@ -209,6 +224,10 @@ def batch_leading(size: int, x: jax.Array, axis: int | None, position: int = 0) 
         shape = (*x.shape[:position], size, *x.shape[position:])
         return lax.broadcast_in_dim(x, shape, tuple(i for i in range(len(shape)) if i != position))
     return jax.numpy.moveaxis(x, axis, position)
+
+
+def _is_static(aval: Any) -> bool:
+    return all(isinstance(size, int) for size in aval.shape)
 
 
 def _fixed_arity(n: int, inner: Primitive, params: dict[str, Any]) -> Callable:

@@ -14,7 +14,7 @@ from jax.interpreters import ad
 from jaxfp4 import orders
 from jaxfp4.errors import ShapeError, describe
 from jaxfp4.formats import BlockShape, Format
-from jaxfp4.ops import _blocks
+from jaxfp4.ops import _blocks, _cublaslt
 from jaxfp4.ops._factors import Axes, Factors
 from jaxfp4.ops._op import Op, batch_leading, explicit_sharding
 from jaxfp4.ops.dequantize_blocks import check_codes, values_shape
@@ -225,6 +225,7 @@ scaled_dot_op = Op(
     attributes=_attributes,
     factors=_factors,
     batch=_batch,
+    scratch={"cuda": _cublaslt.scratch_bytes},
 )
 
 
