@@ -151,22 +151,36 @@ class Gemm {
 
   void Run() {
     const int64_t fit = kWindowBytes / row_bytes_ > 1 ? kWindowBytes / row_bytes_ : 1;
-    const int64_t rows = Min64(p_.rows, Min64(kWindowRows, RoundUp(fit, Scheme::kRows)));
-    const int64_t entries = rows < p_.rows || fit < rows ? 1 : Min64(p_.batch, fit / rows);
-    const Scratch scratch(entries * rows * row_bytes_, p_);
-    if (!scratch.ok()) return;
-    lhs_ = scratch.As<uint8_t>();
-    for (int64_t b = 0; b < p_.batch; b += entries) {
-      for (int64_t m = 0; m < p_.rows; m += rows) {
-        window_ = {b, Min64(b + entries, p_.batch), m, Min64(m + rows, p_.rows)};
-        PackLhs();
-        Multiply();
-      }
-    }
+    rows_ = Min64(p_.rows, Min64(kWindowRows, RoundUp(fit, Scheme::kRows)));
+    entries_ = rows_ < p_.rows || fit < rows_ ? 1 : Min64(p_.batch, fit / rows_);
+    const int64_t windows = CeilDiv(p_.batch, entries_) * CeilDiv(p_.rows, rows_);
+    if (windows < kManyWindows * parallel_.threads()) return RunWindows(0, windows);
+    // A thread to each window: none waits for others in the middle of one.
+    parallel_.For(windows, 1, [&](int64_t begin, int64_t end) {
+      Serial alone;
+      Gemm part(p_, alone, scheme_);
+      part.rows_ = rows_;
+      part.entries_ = entries_;
+      part.RunWindows(begin, end);
+    });
   }
 
  private:
   static constexpr int64_t kWidth = Scheme::kVectors * kLanes;
+  static constexpr int64_t kManyWindows = 4;  // for each thread, so that all have as much to do
+
+  void RunWindows(int64_t begin, int64_t end) {
+    const Scratch scratch(entries_ * rows_ * row_bytes_, p_);
+    if (!scratch.ok()) return;
+    lhs_ = scratch.As<uint8_t>();
+    const int64_t down = CeilDiv(p_.rows, rows_);
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t b = i / down * entries_, m = i % down * rows_;
+      window_ = {b, Min64(b + entries_, p_.batch), m, Min64(m + rows_, p_.rows)};
+      PackLhs();
+      Multiply();
+    }
+  }
 
   // The decoded lhs is [entry][chunk][row][kRowBytes]: one stream for each panel that passes over.
   void PackLhs() {
@@ -329,6 +343,7 @@ class Gemm {
   const Scheme scheme_;
   const Chunks chunks_;
   const int64_t row_bytes_;
+  int64_t rows_, entries_;  // of a window, at most
   uint8_t* lhs_ = nullptr;
   Window window_{};
 };
