@@ -10,6 +10,7 @@ Status RunSmallMma(const ScaledDotProblem& problem, DotArgs* args, Stream stream
 Status RunLargeMma(const ScaledDotProblem& problem, DotArgs* args, Stream stream);
 Status RunWgmma(const ScaledDotProblem& problem, DotArgs* args, Stream stream);
 Status RunBlockScaled(const ScaledDotProblem& problem, DotArgs* args, Stream stream);
+Status RunCublaslt(const ScaledDotProblem& problem, DotArgs* args, Stream stream);
 Status RunTile(const ScaledDotProblem& problem, DotArgs* args, Stream stream);
 
 // What they take, besides what the table in scaled_dot.cu says.
@@ -18,6 +19,11 @@ bool SmallMmaTakes(const ScaledDotProblem& problem);
 bool LargeMmaTakes(const ScaledDotProblem& problem);
 bool WgmmaTakes(const ScaledDotProblem& problem);
 bool BlockScaledTakes(const ScaledDotProblem& problem);
+// The four by cuBLASLt: one scale for each tensor, for each row; blocks of 128; NVFP4 or MXFP8.
+bool CublasltTakesTensors(const ScaledDotProblem& problem);
+bool CublasltTakesRows(const ScaledDotProblem& problem);
+bool CublasltTakesBlocks128(const ScaledDotProblem& problem);
+bool CublasltTakesMicro(const ScaledDotProblem& problem);
 bool TileTakes(const ScaledDotProblem& problem);
 
 // Operands in whole units, which lie where wide loads may read them.

@@ -49,12 +49,30 @@ inline int DeviceAttribute(cudaDeviceAttr attribute) {
   if (cudaGetDevice(&device) != cudaSuccess) return 0;
   return cudaDeviceGetAttribute(&value, attribute, device) == cudaSuccess ? value : 0;
 }
+inline int Device() {
+  int device = 0;
+  return cudaGetDevice(&device) == cudaSuccess ? device : 0;
+}
 inline int Multiprocessors() { return DeviceAttribute(cudaDevAttrMultiProcessorCount); }
 // 90 for sm_90.
 inline int Architecture() {
   return 10 * DeviceAttribute(cudaDevAttrComputeCapabilityMajor) +
          DeviceAttribute(cudaDevAttrComputeCapabilityMinor);
 }
+
+// While it lives, this thread may do what waits for the device or allocates, although it captures a
+// graph: to set something up that graphs only refer to.
+class RelaxedCapture {
+ public:
+  RelaxedCapture() { Exchange(); }
+  ~RelaxedCapture() { Exchange(); }
+  RelaxedCapture(const RelaxedCapture&) = delete;
+  RelaxedCapture& operator=(const RelaxedCapture&) = delete;
+
+ private:
+  void Exchange() { (void)cudaThreadExchangeStreamCaptureMode(&mode_); }
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+};
 
 __device__ __forceinline__ void* DynamicShared() {
   extern __shared__ uint4 dynamic_shared[];

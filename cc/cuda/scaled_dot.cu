@@ -13,6 +13,7 @@ struct Route {
   int least_architecture, most_architecture;
   int64_t least_rows, most_rows;
   int64_t least_outputs_per_multiprocessor;  // rows * columns of one batch entry, times the batch
+  bool exact;  // within the bound of docs/numerics.md, known from how it sums
   bool (*takes)(const ScaledDotProblem&);
   Status (*run)(const ScaledDotProblem&, DotArgs*, Stream);
 };
@@ -22,19 +23,24 @@ constexpr int64_t kNoLimit = INT64_MAX;
 // counting products and loads; not measured.)
 constexpr int64_t kSomeLargeTiles = 128 * 128 / 8;
 constexpr int64_t kSomeWgmmaTiles = 256 * 128 / 4;
+constexpr int64_t kAnyOutputs = 0;
 constexpr int kLater = INT_MAX;
 
 // All formats of lhs and rhs pass through the same kernels, which decode them where they load them;
 // kernels of one architecture take the formats that it is fast with.
 // clang-format off
 constexpr Route kRoutes[] = {
-    //               sm           rows          outputs          operands          kernel
-    {"gemv",         80,  kLater, 1, 8,         0,               GemvTakes,        RunGemv},
-    {"wgmma",        90,  90,     65, kNoLimit, kSomeWgmmaTiles, WgmmaTakes,       RunWgmma},
-    {"block scaled", 120, 129,    65, kNoLimit, kSomeLargeTiles, BlockScaledTakes, RunBlockScaled},
-    {"mma large",    80,  kLater, 65, kNoLimit, kSomeLargeTiles, LargeMmaTakes,    RunLargeMma},
-    {"mma small",    80,  kLater, 1, kNoLimit,  0,               SmallMmaTakes,    RunSmallMma},
-    {"tile",         80,  kLater, 1, kNoLimit,  0,               TileTakes,        RunTile},
+    //                    sm           rows          outputs          exact  operands                kernel
+    {"gemv",              80,  kLater, 1, 8,         kAnyOutputs,     true,  GemvTakes,              RunGemv},
+    {"cublaslt tensors",  89,  kLater, 65, kNoLimit, kAnyOutputs,     false, CublasltTakesTensors,   RunCublaslt},
+    {"cublaslt rows",     90,  90,     65, kNoLimit, kAnyOutputs,     false, CublasltTakesRows,      RunCublaslt},
+    {"cublaslt 128",      90,  90,     65, kNoLimit, kAnyOutputs,     false, CublasltTakesBlocks128, RunCublaslt},
+    {"cublaslt micro",    100, kLater, 65, kNoLimit, kAnyOutputs,     false, CublasltTakesMicro,     RunCublaslt},
+    {"wgmma",             90,  90,     65, kNoLimit, kSomeWgmmaTiles, true,  WgmmaTakes,             RunWgmma},
+    {"block scaled",      120, 129,    65, kNoLimit, kSomeLargeTiles, false, BlockScaledTakes,       RunBlockScaled},
+    {"mma large",         80,  kLater, 65, kNoLimit, kSomeLargeTiles, true,  LargeMmaTakes,          RunLargeMma},
+    {"mma small",         80,  kLater, 1, kNoLimit,  kAnyOutputs,     true,  SmallMmaTakes,          RunSmallMma},
+    {"tile",              80,  kLater, 1, kNoLimit,  kAnyOutputs,     true,  TileTakes,              RunTile},
 };
 // clang-format on
 
@@ -42,7 +48,7 @@ const Route* FindRoute(const ScaledDotProblem& p, int architecture, int multipro
   const int64_t outputs = p.batch * p.rows * p.cols;
   for (const Route& r : kRoutes) {
     if (architecture >= r.least_architecture && architecture <= r.most_architecture &&
-        p.rows >= r.least_rows && p.rows <= r.most_rows &&
+        (r.exact || !p.exact) && p.rows >= r.least_rows && p.rows <= r.most_rows &&
         outputs >= r.least_outputs_per_multiprocessor * multiprocessors && r.takes(p)) {
       return &r;
     }

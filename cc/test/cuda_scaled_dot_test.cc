@@ -6,6 +6,7 @@
 #include "cc/test/cuda_simt_async.h"
 
 #include "cc/cuda/dot_block_scaled_sm120f.cu"
+#include "cc/cuda/dot_cublaslt.cu"
 #include "cc/cuda/dot_gemv.cu"
 #include "cc/cuda/dot_mma_large.cu"
 #include "cc/cuda/dot_mma_small.cu"
@@ -17,6 +18,10 @@
 #include "cc/test/cuda_dot_cases.h"
 
 namespace jaxfp4 {
+
+// Not here: cuda_cublaslt_test.cc has one.
+const cuda::cublaslt::Library* cuda::cublaslt::FindLibrary() { return nullptr; }
+
 namespace {
 
 // Every kernel on every pair of formats that it takes.

@@ -58,6 +58,7 @@ constexpr size_t kSharedBytes = 228 * 1024;
 inline bool descending = false;   // the order in which threads take turns
 inline bool record_only = false;  // launches are counted, not run
 inline int launches = 0;
+inline int device = 0;  // the current one
 inline unsigned largest_shared = 0;  // bytes of dynamic shared memory asked for
 
 struct Meeting {  // a barrier of the lanes of a mask
@@ -283,6 +284,10 @@ inline uint32_t __byte_perm(uint32_t a, uint32_t b, uint32_t selectors) {
 
 namespace jaxfp4::cuda {
 
+inline int Device() { return simt::device; }
+struct RelaxedCapture {
+  ~RelaxedCapture() {}
+};
 inline int Multiprocessors() { return 2; }
 inline int Architecture() { return 80; }
 inline void* DynamicShared() { return simt::shared; }
