@@ -135,6 +135,32 @@ def bench_products(bench: Bench) -> None:
                 bench_product(bench, f"{label} {layer} M={m}", w, q, m, n, k)
 
 
+FP8 = functools.partial(jf.Quantizer, jf.fp8_e4m3)
+FP8_PAIRS = {
+    "tensors": (FP8(), FP8()),
+    "rows": (FP8(block_shape=(1, None)), FP8(block_shape=(1, None))),
+    "1x128 x 128x128": (FP8(block_shape=(1, 128)), FP8(block_shape=(128, 128))),
+}
+
+
+def bench_fp8(bench: Bench) -> None:
+    """FP8 by FP8, beside XLA's FP8 product: cuBLASLt both, where it is there; and exactly."""
+    for _, layer, n, k, _ in [TINY] if bench.dry_run else LAYERS:
+        weights = [random_array(jax.random.key(i), (n, k), jnp.bfloat16) for i in range(4)]
+        for m in (1, 16) if bench.dry_run else (256, 4096):
+            x, flops = random_array(jax.random.key(9), (m, k), jnp.bfloat16), 2 * m * n * k
+            cast = [(x.astype(jnp.float8_e4m3fn), w.astype(jnp.float8_e4m3fn)) for w in weights]
+            bench.time(f"XLA float8 {layer} M={m}", bfloat16_dot, cast, n * k, flops)
+            for label, (left, right) in FP8_PAIRS.items():
+                codes = [(jf.quantize(x, left), jf.quantize(w, right)) for w in weights]
+                for precision in (None, "highest"):
+                    name = f"scaled_dot fp8 {label} {precision or 'default'} {layer} M={m}"
+                    dot = functools.partial(
+                        jf.scaled_dot, precision=precision, preferred_element_type=jnp.bfloat16
+                    )
+                    bench.time(name, dot, codes, n * k, flops)
+
+
 def bfloat16_dot(x, w):
     return jax.lax.dot_general(x, w, (((1,), (1,)), ((), ())), preferred_element_type=jnp.bfloat16)
 
@@ -146,7 +172,7 @@ def bench_product(bench: Bench, name: str, w: list, q, m: int, n: int, k: int) -
     dot = functools.partial(jf.scaled_dot, preferred_element_type=jnp.bfloat16)
     bench.time(f"scaled_dot W-only {name}", dot, [(x, v) for v in few], nbytes, flops)
     if m in (1, 16, 4096):
-        codes = jf.quantize(x, q.replace(block_shape=None) if q.block_shape == (128, 128) else q)
+        codes = jf.quantize(x, q.replace(block_shape=(1, q.block_shape[1])))
         bench.time(f"scaled_dot W and A {name}", dot, [(codes, v) for v in few], nbytes, flops)
 
 
@@ -158,14 +184,16 @@ def main() -> None:
     bench = Bench(parser.parse_args())
     device = jax.devices()[0]
     with jf.use_backend("auto" if bench.dry_run else "native"):
-        for part in (bench_copy, bench_products, bench_blocks):
+        for part in (bench_copy, bench_fp8, bench_products, bench_blocks):
             part(bench)
+    print("kernels of scaled_dot:", native.routes())
     path = parser.parse_args().json
     if path:
         about = {
             "device": device.device_kind,
             "jax": jax.__version__,
             "module": {k: str(v) for k, v in native.features("cuda").items()},
+            "routes": native.routes(),
         }
         pathlib.Path(path).write_text(json.dumps({"about": about, "timings": bench.results}))
 

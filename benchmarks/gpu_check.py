@@ -8,6 +8,7 @@ differ.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import pathlib
 import sys
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxfp4 as jf
+from jaxfp4 import native
 from jaxfp4.formats import FORMATS
 from jaxfp4.ops.dequantize_blocks import dequantize_blocks
 from jaxfp4.ops.fake_quantize import fake_quantize
@@ -169,6 +171,7 @@ def check_products(checks: Checks, small: bool) -> None:
                 check_product(checks, f"{f} x {getattr(lhs, '__name__', lhs)} M={m}", a, w, values)
     check_batch(checks, rng)
     check_many_rows(checks, rng, small)
+    check_pairs(checks, rng, small)
 
 
 def normal(rng, *shape) -> np.ndarray:
@@ -179,13 +182,20 @@ def decoded_values(checks: Checks, q) -> np.ndarray:
     return checks.expect(jf.dequantize, q).astype(np.float64)
 
 
-def check_product(checks: Checks, name: str, a, w, values: np.ndarray) -> None:
+def exact_dot(a, w):
+    return jf.scaled_dot(a, w, precision="highest")
+
+
+def check_product(
+    checks: Checks, name: str, a, w, values: np.ndarray, dot=exact_dot, relative: float = 0.0
+) -> None:
+    """Within ``relative`` of the sum of magnitudes; by default within the bound of numerics.md."""
     checks.count += 1
-    got = checks.run(jf.scaled_dot, a, w).astype(np.float64)
-    again = checks.run(jf.scaled_dot, a, w).astype(np.float64)
+    got = checks.run(dot, a, w).astype(np.float64)
+    again = checks.run(dot, a, w).astype(np.float64)
     weights = np.swapaxes(decoded_values(checks, w), -1, -2)
     expected, magnitude = values @ weights, np.abs(values) @ np.abs(weights)
-    bound = (values.shape[-1] / 16 + 4) * 2.0**-22 * magnitude
+    bound = (relative or (values.shape[-1] / 16 + 4) * 2.0**-22) * magnitude
     off = np.abs(got - expected)
     if not (off <= bound).all():
         worst = (off / np.maximum(bound, 1e-30)).max()
@@ -216,14 +226,67 @@ def check_many_rows(checks: Checks, rng, small: bool) -> None:
             name = f"{f} x {name}, many rows"
             values = np.asarray(a, np.float64) if a is floats else decoded_values(checks, a)
             check_product(checks, name, a, w, values)
-            wide = checks.run(jf.scaled_dot, a, w)
+            wide = checks.run(exact_dot, a, w)
             for dtype in (jnp.bfloat16, jnp.float16):  # the same sums, rounded
                 narrow = checks.run(lambda a, w: narrow_dot(a, w, dtype), a, w)  # noqa: B023
                 checks.same_bits(f"{name}, {dtype.__name__}", narrow, wide.astype(dtype))
 
 
+# Pairs of codes that tensor cores multiply as they are, where cuBLASLt or a kernel of ours can.
+FP8 = functools.partial(jf.Quantizer, jf.fp8_e4m3)
+PAIRS = {
+    "fp8, tensors": (FP8(), FP8()),
+    "fp8, e5m2 x e4m3": (jf.Quantizer(jf.fp8_e5m2), FP8()),
+    "fp8, rows": (FP8(block_shape=(1, None)), FP8(block_shape=(1, None))),
+    "fp8, tensor x rows": (FP8(), FP8(block_shape=(1, None))),
+    "fp8, 1x128 x 128x128": (FP8(block_shape=(1, 128)), FP8(block_shape=(128, 128))),
+    "fp8, 1x128 x 1x128": (FP8(block_shape=(1, 128)), FP8(block_shape=(1, 128))),
+    "mxfp8": (jf.Quantizer(jf.mxfp8), jf.Quantizer(jf.mxfp8)),
+    "mxfp8, e5m2 x e4m3": (jf.Quantizer(jf.mxfp8_e5m2), jf.Quantizer(jf.mxfp8)),
+    "mxfp4": (jf.Quantizer(jf.mxfp4), jf.Quantizer(jf.mxfp4)),
+    "nvfp4": (jf.Quantizer(jf.nvfp4), jf.Quantizer(jf.nvfp4)),
+    "nvfp4, 1x16 x 16x16": (
+        jf.Quantizer(jf.nvfp4), jf.Quantizer(jf.nvfp4, block_shape=(16, 16))
+    ),
+}  # fmt: skip
+FEWER_BITS = 144 * 2.0**-13  # docs/numerics.md, Products
+SUMS_WITHOUT_ERROR = 2.0**-20  # what is left is the rounding of scales
+
+
+def check_pairs(checks: Checks, rng, small: bool) -> None:
+    """By default and exactly; and signs, whose sums any tensor core has exactly: every scale must
+    meet its own elements."""
+    rows, cols, depth = (68, 64, 256) if small else (516, 1008, 1152)
+    for name, (left, right) in PAIRS.items():
+        for kind, make in (("normal", normal), ("signs", signs)):
+            per_block = left.block_shape[1] is not None
+            per_row = per_block or left.block_shape[0] is not None
+            x, w = make(rng, rows, depth), make(rng, cols, depth)
+            if kind == "signs":
+                x, w = spread(x, per_row, per_block), spread(w, per_row, per_block)
+            a = checks.expect(lambda x: jf.quantize(x, left), x)  # noqa: B023
+            b = checks.expect(lambda x: jf.quantize(x, right), w)  # noqa: B023
+            values = decoded_values(checks, a)
+            check_product(checks, f"{name}, {kind}, exactly", a, b, values)
+            bound = SUMS_WITHOUT_ERROR if kind == "signs" else FEWER_BITS
+            check_product(checks, f"{name}, {kind}", a, b, values, jf.scaled_dot, bound)
+
+
+def signs(rng, *shape) -> np.ndarray:
+    return rng.integers(-1, 2, shape).astype(np.float32)
+
+
+def spread(x: np.ndarray, per_row: bool, per_block: bool) -> np.ndarray:
+    """Times powers of two, which 128 rows or 128 columns share: other scales, the same codes."""
+    if per_row:
+        x = x * np.exp2(np.arange(x.shape[0]) // 128 % 5)[:, None].astype(np.float32)
+    if per_block:
+        x = x * np.exp2(np.arange(x.shape[1]) // 128 % 3)[None].astype(np.float32)
+    return x
+
+
 def narrow_dot(a, w, dtype):
-    return jf.scaled_dot(a, w, preferred_element_type=dtype)
+    return jf.scaled_dot(a, w, precision="highest", preferred_element_type=dtype)
 
 
 def main() -> int:
@@ -242,9 +305,14 @@ def main() -> int:
         print(
             f"{check.__name__}: {len(checks.failed) - before} failures, {seconds[check.__name__]} s"
         )
+    routes = {name: calls for name, calls in native.routes().items() if calls}
+    print("kernels of scaled_dot:", ", ".join(f"{k} {v}" for k, v in routes.items()) or "none")
     print(f"{checks.count} checks, {len(checks.failed)} failures")
     if options.json:
-        outcome = {"checks": checks.count, "failures": checks.failed, "seconds": seconds}
+        outcome = {
+            "checks": checks.count, "failures": checks.failed, "seconds": seconds,
+            "routes": native.routes(),
+        }  # fmt: skip
         pathlib.Path(options.json).write_text(json.dumps(outcome))
     return 1 if checks.failed else 0
 

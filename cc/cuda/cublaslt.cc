@@ -4,6 +4,8 @@
 
 #include <dlfcn.h>
 
+#include <initializer_list>
+
 namespace jaxfp4::cuda::cublaslt {
 namespace {
 

@@ -24,6 +24,13 @@ Status DequantizeBlocks(const DequantizeProblem& problem, Stream stream);
 Status Hadamard(const HadamardProblem& problem, Stream stream);
 Status ScaledDot(const ScaledDotProblem& problem, Stream stream);
 
+// The kernels of ScaledDot and how many calls each has taken so far. (A captured graph is one call.)
+struct RouteCalls {
+  const char* name;
+  int64_t calls;
+};
+std::vector<RouteCalls> CallsOfRoutes();
+
 // The GPUs at hand, e.g. "NVIDIA H200 (sm_90)"; none, with a reason, where there is no driver or
 // GPU.
 struct Devices {

@@ -1,5 +1,6 @@
 // scaled_dot: which kernel serves which operands. The first row of the table that takes a call has
 // it.
+#include <atomic>
 #include <climits>
 
 #include "cc/cuda/dot_describe.h"
@@ -44,6 +45,9 @@ constexpr Route kRoutes[] = {
 };
 // clang-format on
 
+constexpr size_t kRouteCount = sizeof(kRoutes) / sizeof(kRoutes[0]);
+std::atomic<int64_t> calls[kRouteCount];
+
 const Route* FindRoute(const ScaledDotProblem& p, int architecture, int multiprocessors) {
   const int64_t outputs = p.batch * p.rows * p.cols;
   for (const Route& r : kRoutes) {
@@ -83,8 +87,15 @@ Status ScaledDot(const ScaledDotProblem& p, Stream stream) {
   DotArgs args;
   if (const Status s = Describe(p, &args)) return s;
   const Route* route = FindRoute(p, Architecture(), Multiprocessors());
-  return route == nullptr ? "no kernel for this GPU: it needs sm_80 or later"
-                          : route->run(p, &args, stream);
+  if (route == nullptr) return "no kernel for this GPU: it needs sm_80 or later";
+  calls[route - kRoutes].fetch_add(1, std::memory_order_relaxed);
+  return route->run(p, &args, stream);
+}
+
+std::vector<RouteCalls> CallsOfRoutes() {
+  std::vector<RouteCalls> counted;
+  for (size_t i = 0; i < kRouteCount; ++i) counted.push_back({kRoutes[i].name, calls[i].load()});
+  return counted;
 }
 
 }  // namespace jaxfp4::cuda

@@ -30,6 +30,12 @@ nb::dict Features() {
   return features;
 }
 
+nb::dict Routes() {
+  nb::dict routes;
+  for (const cuda::RouteCalls& r : cuda::CallsOfRoutes()) routes[r.name] = r.calls;
+  return routes;
+}
+
 }  // namespace
 }  // namespace jaxfp4
 
@@ -38,6 +44,8 @@ NB_MODULE(_cuda, m) {
         "FFI target name -> capsule, for jax.ffi.register_ffi_target.");
   m.def("features", &jaxfp4::Features,
         "The architectures compiled for, the GPUs here, and why there are none.");
+  m.def("routes", &jaxfp4::Routes,
+        "The kernels of scaled_dot and how many calls each has taken so far.");
   m.def(
       "ffi_api_version", [] { return nb::make_tuple(XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR); },
       "The (major, minor) version of XLA's FFI headers that the handlers were compiled against.");

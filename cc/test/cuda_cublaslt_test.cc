@@ -267,6 +267,21 @@ void TestAsksOnce() {
         "another device has its own");
 }
 
+// Calls are counted by the route that takes them.
+void TestCounts() {
+  Random random(6);
+  Case c(Named("nvfp4"), Named("nvfp4"), 1, 9, 16, 32, Dtype::kF32, &random);
+  const auto counted = [](const char* name) {
+    for (const cuda::RouteCalls& r : cuda::CallsOfRoutes()) {
+      if (std::string(r.name) == name) return r.calls;
+    }
+    return int64_t{-1};
+  };
+  const int64_t before = counted("mma small");
+  Check(cuda::ScaledDot(c.Problem(), nullptr) == nullptr, "nine rows fail");
+  Check(counted("mma small") == before + 1 && counted("gemv") == 0, "a call of nine rows");
+}
+
 void TestAll() {
   const ScopedFlushToZero flush;
   TestPairs();
@@ -274,6 +289,7 @@ void TestAll() {
   TestOthers();
   TestNext();
   TestAsksOnce();
+  TestCounts();
 }
 
 }  // namespace

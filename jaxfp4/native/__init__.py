@@ -56,6 +56,12 @@ def features(platform: str = "cpu") -> dict:
     return dict(module.features()) if module is not None else {}
 
 
+def routes() -> dict[str, int]:
+    """How many calls each CUDA kernel of ``scaled_dot`` has taken, a captured graph once."""
+    module = _load("cuda").module
+    return dict(module.routes()) if module is not None else {}
+
+
 def force_target(name: str) -> None:
     """Makes one of ``features()["targets"]`` serve the CPU kernels; ``""`` goes back to the best.
 
