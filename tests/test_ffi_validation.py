@@ -55,10 +55,10 @@ DOT = dict(
 
 def dot(
     lhs=(3, 32), lhs_scale=NONE, lhs_g=(), rhs=(5, 16), rhs_scale=(5, 2), rhs_g=(), out=(3, 5), *,
-    lhs_dtype=F32, rhs_dtype=U8, scale_dtype=E4M3, g_dtype=F32, out_dtype=F32, **attrs,
+    lhs_dtype=F32, rhs_dtype=U8, scale_dtype=E4M3, g_dtype=F32, out_dtype=F32, scratch=(), **attrs,
 ):  # fmt: skip
     return call(
-        "scaled_dot", [(out, out_dtype)], zeros(lhs, lhs_dtype), zeros(lhs_scale),
+        "scaled_dot", [(out, out_dtype), *scratch], zeros(lhs, lhs_dtype), zeros(lhs_scale),
         zeros(lhs_g, g_dtype),
         zeros(rhs, rhs_dtype), zeros(rhs_scale, scale_dtype), zeros(rhs_g), **(DOT | attrs),
     )  # fmt: skip
@@ -111,6 +111,7 @@ WELL_FORMED = [
     (quantize, dict(x=(0, 32), data=(0, 16), scale=(0, 2))),
     (quantize, dict(x=(4, 0), data=(4, 0), scale=(4, 0))),
     (dot, {}),
+    (dot, dict(scratch=[((64,), U8)])),
     (dot, dict(lhs=(0, 32), out=(0, 5))),
     (dot, dict(lhs=(3, 0), rhs=(5, 0), rhs_scale=(5, 0))),
     (transposed, {}),
@@ -217,6 +218,7 @@ MALFORMED = [
     (dot, dict(rhs_element=-1)),
     (dot, dict(rhs_layout=17)),
     (dot, dict(exact=2)),
+    (dot, dict(scratch=[((64,), F32)])),
     (dot, dict(lhs_element=77)),
     (transposed, dict(element=-1)),
     (transposed, dict(batch_rank=1)),

@@ -5,6 +5,7 @@
 // scales in order and multiplies the global ones, all into the call's scratch memory; cuBLASLt reads
 // alpha from there, and has the rest of that memory for itself.
 #include <array>
+#include <atomic>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -199,10 +200,11 @@ Owned<lt::MatmulDesc> MakeMatmul(const lt::Library& library, const Modes& modes,
   return matmul;
 }
 
-// Matrices and an algorithm for them. Shared by all calls of a kind, and never changed.
+// Matrices and an algorithm for them. Shared by all calls of a kind.
 struct Plan {
   Owned<lt::MatrixLayout> a, b, d;
   lt::Algorithm algorithm;
+  std::atomic<bool> refused;
 };
 
 Owned<lt::MatrixLayout> MakeLayout(const lt::Library& library, lt::DataType type, int64_t rows,
@@ -242,10 +244,11 @@ std::unique_ptr<Plan> MakePlan(const lt::Library& library, lt::Handle handle,
                                const ScaledDotProblem& p, const Modes& modes, const Memory& m) {
   const auto matmul = MakeMatmul(library, modes, m, 0);
   const auto preference = MakePreference(library, m.rest_bytes);
-  auto plan = std::make_unique<Plan>(Plan{MakeLayout(library, TypeOf(p.rhs), p.depth, p.cols),
-                                          MakeLayout(library, TypeOf(p.lhs), p.depth, p.rows),
-                                          MakeLayout(library, TypeOf(p.out_dtype), p.cols, p.rows),
-                                          {}});
+  std::unique_ptr<Plan> plan(new Plan{MakeLayout(library, TypeOf(p.rhs), p.depth, p.cols),
+                                      MakeLayout(library, TypeOf(p.lhs), p.depth, p.rows),
+                                      MakeLayout(library, TypeOf(p.out_dtype), p.cols, p.rows),
+                                      {},
+                                      {false}});
   if (!matmul || !preference || !plan->a || !plan->b || !plan->d) return nullptr;
   lt::Candidate best = {};
   int found = 0;
@@ -260,7 +263,7 @@ std::unique_ptr<Plan> MakePlan(const lt::Library& library, lt::Handle handle,
 struct Served {
   const lt::Library* library;
   lt::Handle handle;
-  const Plan* plan;  // null if this is not served
+  Plan* plan;  // null if this is not served
 };
 
 // Asks cuBLASLt once for calls of a kind, on each device.
@@ -278,7 +281,8 @@ Served Ask(const ScaledDotProblem& p, const Modes& modes, const Memory& m) {
   if (handle == nullptr) return {};
   const auto [it, is_new] = plans.try_emplace(key);
   if (is_new) it->second = MakePlan(*library, handle, p, modes, m);
-  return {library, handle, it->second.get()};
+  Plan* plan = it->second.get();
+  return {library, handle, plan == nullptr || plan->refused ? nullptr : plan};
 }
 
 bool Takes(const ScaledDotProblem& p, Scaling scaling) {
@@ -287,8 +291,6 @@ bool Takes(const ScaledDotProblem& p, Scaling scaling) {
   const Memory memory = Divide(p, modes);
   return memory.rest_bytes >= 0 && Ask(p, modes, memory).plan != nullptr;
 }
-
-constexpr Status kRefused = "cuBLASLt refused a product that it has an algorithm for";
 
 }  // namespace
 
@@ -301,13 +303,14 @@ Status RunCublaslt(const ScaledDotProblem& p, DotArgs* args, Stream stream) {
   const Modes modes = ModesOf(p);
   const Memory m = Divide(p, modes);
   const Served served = Ask(p, modes, m);
+  if (served.plan == nullptr) return kRefused;  // since this call was taken
   const int64_t words = m.lhs.total > m.rhs.total ? m.lhs.total : m.rhs.total;
   const FillArgs fill = {*args, m.lhs, m.rhs, m.beta, m.alphas};
   if (const Status s = Launch(FillKernel, GridStride(words, 256, 256), stream, fill)) return s;
   const auto entry_of = [&](const DotOperand& x, int64_t entry, int64_t rows) {
     return static_cast<const uint8_t*>(x.data) + entry * rows * (p.depth * BitsOf(x) / 8);
   };
-  const Plan& plan = *served.plan;
+  Plan& plan = *served.plan;
   for (int64_t i = 0; i < p.batch; ++i) {
     const auto matmul = MakeMatmul(*served.library, modes, m, i);
     auto* out = static_cast<uint8_t*>(p.out) + i * p.rows * p.cols * SizeOf(p.out_dtype);
@@ -316,6 +319,7 @@ Status RunCublaslt(const ScaledDotProblem& p, DotArgs* args, Stream stream) {
                        plan.a.get(), entry_of(p.lhs, i, p.rows), plan.b.get(), m.beta, out,
                        plan.d.get(), out, plan.d.get(), &plan.algorithm, m.rest,
                        static_cast<size_t>(m.rest_bytes), stream) != lt::kSuccess) {
+      plan.refused = true;
       return kRefused;
     }
   }

@@ -42,6 +42,8 @@ inline bool AreAlike(const DotOperand& a, const DotOperand& b) {
   return IsBlockScaledFp4(a) && IsBlockScaledFp4(b) && a.format.scale_type == b.format.scale_type;
 }
 
+// Of a kernel that will not take the call after all; nor will it take another such call.
+inline constexpr char kRefused[] = "cuBLASLt refused a product that it has an algorithm for";
 constexpr Status kNotCompiled = "built without the architecture that this kernel is for";
 
 // Cuts the outputs into tiles, a block each.

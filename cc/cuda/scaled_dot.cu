@@ -86,10 +86,14 @@ Status ScaledDot(const ScaledDotProblem& p, Stream stream) {
   if (p.depth == 0) return StoreZeros(p, stream);
   DotArgs args;
   if (const Status s = Describe(p, &args)) return s;
-  const Route* route = FindRoute(p, Architecture(), Multiprocessors());
-  if (route == nullptr) return "no kernel for this GPU: it needs sm_80 or later";
-  calls[route - kRoutes].fetch_add(1, std::memory_order_relaxed);
-  return route->run(p, &args, stream);
+  const int architecture = Architecture(), multiprocessors = Multiprocessors();
+  while (const Route* route = FindRoute(p, architecture, multiprocessors)) {
+    const Status status = route->run(p, &args, stream);
+    if (status == kRefused) continue;
+    calls[route - kRoutes].fetch_add(1, std::memory_order_relaxed);
+    return status;
+  }
+  return "no kernel for this GPU: it needs sm_80 or later";
 }
 
 std::vector<RouteCalls> CallsOfRoutes() {

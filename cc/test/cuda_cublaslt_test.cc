@@ -267,6 +267,28 @@ void TestAsksOnce() {
         "another device has its own");
 }
 
+// A product that the library refuses goes to the next route, and so do others of its kind.
+void TestRefused() {
+  Random random(7);
+  Case c(Named("nvfp4"), Named("nvfp4"), 2, 70, 48, 64, Dtype::kF32, &random);
+  const ScaledDotProblem p = c.Problem();
+  const auto run = [&] {
+    std::memset(c.out.data, 0xee, c.out.size);
+    Check(cuda::ScaledDot(p, nullptr) == nullptr, "a refused product fails");
+    CheckOutputs(c.lhs, c.rhs, Dtype::kF32, c.out, "a refused product");
+  };
+  simt::architecture = kBlackwell;
+  const int products = fake::products;
+  run();
+  Check(fake::products == products + 2, "a product for each entry of the batch");
+  fake::refuses = true;
+  run();
+  fake::refuses = false;
+  run();
+  Check(fake::products == products + 3, "it is asked again");
+  simt::architecture = 80;
+}
+
 // Calls are counted by the route that takes them.
 void TestCounts() {
   Random random(6);
@@ -289,6 +311,7 @@ void TestAll() {
   TestOthers();
   TestNext();
   TestAsksOnce();
+  TestRefused();
   TestCounts();
 }
 

@@ -59,6 +59,7 @@ inline bool descending = false;   // the order in which threads take turns
 inline bool record_only = false;  // launches are counted, not run
 inline int launches = 0;
 inline int device = 0;  // the current one
+inline int architecture = 80;
 inline unsigned largest_shared = 0;  // bytes of dynamic shared memory asked for
 
 struct Meeting {  // a barrier of the lanes of a mask
@@ -289,7 +290,7 @@ struct RelaxedCapture {
   ~RelaxedCapture() {}
 };
 inline int Multiprocessors() { return 2; }
-inline int Architecture() { return 80; }
+inline int Architecture() { return simt::architecture; }
 inline void* DynamicShared() { return simt::shared; }
 
 struct Geometry;
