@@ -37,6 +37,13 @@ MEANT = (
     (r"WgmmaKernel<.*", r"sm_90a", r"LDGSTS\.E\.BYPASS\.128"),
     (r"BlockScaledKernel<1>", r"sm_12\w+", r"OMMA\.SF\.16864\.F32\.E2M1\.E2M1\.UE4M3\.4X"),
     (r"BlockScaledKernel<2>", r"sm_12\w+", r"OMMA\.SF\.16864\.F32\.E2M1\.E2M1\.E8"),
+    (r"TensorKernel<0>", r"sm_10\w+", r"UTCOMMA\.4X"),
+    (r"TensorKernel<1>", r"sm_10\w+", r"UTCOMMA"),
+    (r"TensorKernel<2>", r"sm_10\w+", r"UTCQMMA"),
+    (r"TensorKernel<.*", r"sm_10\w+", r"UTCCP\.T\.S\.4x32dp128bit"),
+    (r"TensorKernel<.*", r"sm_10\w+", r"LDGSTS\.E\.BYPASS\.128"),
+    (r"TensorKernel<.*", r"sm_10\w+", r"LDTM\.x32"),
+    (r"TensorKernel<.*", r"sm_10\w+", r"STG\.E\.128"),
     (r"QuantizeKernel<E2M1, 0>", EVERYWHERE, r"LDG\.E\.128"),
     (r"QuantizeKernel<E2M1, 0>", EVERYWHERE, r"STG\.E\.64"),
     (r"QuantizeKernel<E2M1, 0>", r"sm_1[02]\w+", r"F2FP\.SATFINITE\.E2M1"),
@@ -86,7 +93,7 @@ def demangled(symbols: Iterable[str]) -> dict[str, str]:
     for symbol, name in zip(symbols, result.stdout.splitlines(), strict=True):
         name = name.replace("(anonymous namespace)", "anonymous")
         name = name[: name.rindex("(")]
-        names[symbol] = re.sub(r"\(jaxfp4::\w+\)|\b\w+::|^void ", "", name)
+        names[symbol] = re.sub(r"\(jaxfp4::[\w:]+\)|\b\w+::|^void ", "", name)
     return names
 
 

@@ -34,6 +34,11 @@ __device__ __forceinline__ void WaitForCopies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
+// Writes to shared memory by this thread become visible to the tensor cores.
+__device__ __forceinline__ void PublishShared() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
 // A barrier whose phases end when `arrivals` threads have arrived.
 __device__ __forceinline__ void InitBarrier(uint64_t* barrier, unsigned arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(SharedAddress(barrier)),

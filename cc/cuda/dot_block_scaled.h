@@ -2,9 +2,9 @@
 // block scales themselves. Codes and scales pass from memory to shared memory as they are.
 #pragma once
 
-#include "cc/cuda/async_copy.h"
 #include "cc/cuda/block_scaled_mma.h"
 #include "cc/cuda/dot_mma.h"
+#include "cc/cuda/dot_ring.h"
 
 namespace jaxfp4::cuda {
 
@@ -21,9 +21,9 @@ struct BlockScaledParts {
                                           : Shape::kSumBytes;
   static_assert(Shape::kThreads == kRows && Shape::kM == Shape::kN);
 
-  // Sixteen-byte pieces of a row, placed so that eight rows' lie in different banks.
+  // Sixteen-byte pieces of a row.
   JAXFP4_HD static uint32_t CodesAt(uint32_t row, uint32_t piece) {
-    return row * kRowBytes + (piece ^ (row / 2 % 4)) * 16;
+    return SwizzledAt<kRowBytes>(row, piece);
   }
   JAXFP4_HD static uint32_t ScalesAt(uint32_t row) { return kRows * kRowBytes + row * kScales; }
 

@@ -11,6 +11,7 @@ Status RunLargeMma(const ScaledDotProblem& problem, DotArgs* args, Stream stream
 Status RunWgmma(const ScaledDotProblem& problem, DotArgs* args, Stream stream);
 Status RunBlockScaled(const ScaledDotProblem& problem, DotArgs* args, Stream stream);
 Status RunCublaslt(const ScaledDotProblem& problem, DotArgs* args, Stream stream);
+Status RunTensor(const ScaledDotProblem& problem, DotArgs* args, Stream stream);
 Status RunTile(const ScaledDotProblem& problem, DotArgs* args, Stream stream);
 
 // What they take, besides what the table in scaled_dot.cu says.
@@ -24,6 +25,7 @@ bool CublasltTakesTensors(const ScaledDotProblem& problem);
 bool CublasltTakesRows(const ScaledDotProblem& problem);
 bool CublasltTakesBlocks128(const ScaledDotProblem& problem);
 bool CublasltTakesMicro(const ScaledDotProblem& problem);
+bool TensorTakes(const ScaledDotProblem& problem);
 bool TileTakes(const ScaledDotProblem& problem);
 
 // Operands in whole units, which lie where wide loads may read them.
@@ -40,6 +42,12 @@ inline bool IsBlockScaledFp4(const DotOperand& x) {
 }
 inline bool AreAlike(const DotOperand& a, const DotOperand& b) {
   return IsBlockScaledFp4(a) && IsBlockScaledFp4(b) && a.format.scale_type == b.format.scale_type;
+}
+// Eight-bit codes, thirty-two to a scale of type e8m0.
+inline bool IsMxfp8(const DotOperand& x) {
+  const BlockFormat& f = x.format;
+  return x.coded && (f.element == Element::kE4M3 || f.element == Element::kE5M2) &&
+         f.scale_type == ScaleType::kE8M0 && f.block_cols == 32;
 }
 
 // Of a kernel that will not take the call after all; nor will it take another such call.

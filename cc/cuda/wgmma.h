@@ -20,11 +20,6 @@ __device__ __forceinline__ uint64_t DescribeRows(const void* shared) {
   return kSwizzle128 | kEightRows | kUnused | (SharedAddress(shared) & 0x3ffffu) >> 4;
 }
 
-// Writes to shared memory by this thread become visible to the tensor cores.
-__device__ __forceinline__ void PublishShared() {
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
-
 // Registers written before are there for the multiplications after.
 __device__ __forceinline__ void BeginMultiply() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");

@@ -1,17 +1,6 @@
 // scaled_dot by cuBLASLt: which calls it is asked for, and what it is given, by a cuBLASLt that
 // computes on the host from the descriptors and scales that it gets.
-#define JAXFP4_HAS_ARCHITECTURE 1  // of kernels for one alone
-#include "cc/test/cuda_simt.h"
-#include "cc/test/cuda_simt_async.h"
-
-#include "cc/cuda/dot_block_scaled_sm120f.cu"
-#include "cc/cuda/dot_cublaslt.cu"
-#include "cc/cuda/dot_gemv.cu"
-#include "cc/cuda/dot_mma_large.cu"
-#include "cc/cuda/dot_mma_small.cu"
-#include "cc/cuda/dot_tile.cu"
-#include "cc/cuda/dot_wgmma_sm90a.cu"
-#include "cc/cuda/scaled_dot.cu"
+#include "cc/test/cuda_dot_kernels.h"
 
 #include <thread>
 

@@ -1,18 +1,7 @@
 // scaled_dot's CUDA kernels, run thread by thread on the host, against float64 products of the
 // decoded operands; and the parts they are made of: decoding to pairs of bfloat16, splitting
 // floats, fragments.
-#define JAXFP4_HAS_ARCHITECTURE 1  // of kernels for one alone
-#include "cc/test/cuda_simt.h"
-#include "cc/test/cuda_simt_async.h"
-
-#include "cc/cuda/dot_block_scaled_sm120f.cu"
-#include "cc/cuda/dot_cublaslt.cu"
-#include "cc/cuda/dot_gemv.cu"
-#include "cc/cuda/dot_mma_large.cu"
-#include "cc/cuda/dot_mma_small.cu"
-#include "cc/cuda/dot_tile.cu"
-#include "cc/cuda/dot_wgmma_sm90a.cu"
-#include "cc/cuda/scaled_dot.cu"
+#include "cc/test/cuda_dot_kernels.h"
 
 #include "cc/cpu/parallel.h"
 #include "cc/test/cuda_dot_cases.h"
@@ -255,11 +244,12 @@ void TestOffsets() {
 
 void TestRoutes() {
   Random random(7);
-  const auto route = [&](const Spec& a, int64_t rows, int64_t cols, int64_t depth) {
+  const auto route = [&](const Spec& a, int64_t rows, int64_t cols, int64_t depth,
+                         int architecture = 90) {
     Operand lhs = Make(a, 1, 1, depth, &random), rhs = Make(CodedSpecs()[0], 1, 1, depth, &random);
     ScaledDotProblem p = ProblemOf(lhs, rhs, Dtype::kF32, nullptr);
     p.rows = rows, p.cols = cols;
-    return std::string(cuda::FindRoute(p, 90, 132)->name);
+    return std::string(cuda::FindRoute(p, architecture, 132)->name);
   };
   const Spec bf16 = {"bfloat16", false, Dtype::kBF16, {}}, nvfp4 = CodedSpecs()[0];
   Check(route(bf16, 1, 4096, 64) == "gemv", "one row");
@@ -268,6 +258,13 @@ void TestRoutes() {
   Check(route(bf16, 128, 1024, 64) == "mma small", "outputs for few multiprocessors");
   Check(route(nvfp4, 4096, 4096, 64) == "mma large", "many rows");
   Check(route(nvfp4, 4096, 4096, 128) == "wgmma", "many rows, deep enough for warpgroups");
+  for (const int architecture : {100, 103}) {
+    Check(route(nvfp4, 4096, 4096, 256, architecture) == "tensor", "many rows on sm_100f");
+    Check(route(nvfp4, 4096, 4096, 128, architecture) == "mma large", "half a slab");
+    Check(route(bf16, 4096, 4096, 256, architecture) == "mma large", "bfloat16 on sm_100f");
+  }
+  Check(route(nvfp4, 4096, 4096, 256, 110) == "mma large", "another family");
+  Check(route(nvfp4, 4096, 4096, 256, 120) == "block scaled", "many rows on sm_120f");
   ScaledDotProblem p = {};
   p.batch = p.rows = p.cols = p.depth = 1;
   Check(cuda::FindRoute(p, 75, 40) == nullptr, "an old GPU");

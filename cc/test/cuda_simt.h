@@ -62,6 +62,14 @@ inline int device = 0;  // the current one
 inline int architecture = 80;
 inline unsigned largest_shared = 0;  // bytes of dynamic shared memory asked for
 
+// When no thread can go on: lets hardware that works by itself do some of its work, if any is left.
+inline bool (*when_stalled)() = [] { return false; };
+
+[[noreturn]] inline void Fail(const char* why) {
+  std::fprintf(stderr, "simt: %s\n", why);
+  std::abort();
+}
+
 struct Meeting {  // a barrier of the lanes of a mask
   uint32_t mask = 0;
   int arrived = 0;
@@ -102,8 +110,16 @@ class Pending {
   std::deque<std::vector<std::function<void()>>> groups_;
 };
 
+// Fences that a thread owes before what it does next, as far as they are kept account of.
+struct Fences {
+  bool proxy = false;    // copies that have arrived, before others hear of it at a barrier
+  bool acquire = false;  // a barrier that was waited for, before tensor memory is used
+  bool release = false;  // tensor memory that was used, before a barrier
+};
+
 struct Fiber {
   Pending copies, products;  // of cuda_simt_async.h
+  Fences fences;
   ucontext_t context;  // to start with; later turns go by jumps, which need no system call
   jmp_buf resume;
   bool started = false;
@@ -142,8 +158,7 @@ inline void Trampoline() {
   block.body();
   const Fiber& fiber = block.fibers[block.current];
   if (!fiber.copies.IsEmpty() || !fiber.products.IsEmpty()) {
-    std::fprintf(stderr, "simt: a thread ends without waiting for what it started\n");
-    std::abort();
+    Fail("a thread ends without waiting for what it started");
   }
   block.fibers[block.current].done = true;
   block.progress = true;
@@ -155,7 +170,17 @@ inline void Wait(int* generation) {
   while (*generation == mine) Yield();
 }
 
+inline Fiber& ThisFiber() { return block.fibers[block.current]; }
+
+// Before and after a barrier.
+inline void ReachBarrier() {
+  if (ThisFiber().fences.release) Fail("a barrier after tensor memory was used, without a fence");
+}
+inline void PassBarrier() { ThisFiber().fences.acquire = true; }
+
 inline void SyncBlock() {
+  ReachBarrier();
+  PassBarrier();
   block.progress = true;
   if (++block.arrived == static_cast<int>(block.fibers.size())) {
     block.arrived = 0;
@@ -166,14 +191,10 @@ inline void SyncBlock() {
 }
 
 inline unsigned Lane() { return block.current % kWarp; }
-inline Fiber& ThisFiber() { return block.fibers[block.current]; }
 inline Warp& ThisWarp() { return block.warps[block.current / kWarp]; }
 
 inline void SyncLanes(uint32_t mask) {
-  if ((mask >> Lane() & 1) == 0) {
-    std::fprintf(stderr, "simt: a lane is not in its own mask\n");
-    std::abort();
-  }
+  if ((mask >> Lane() & 1) == 0) Fail("a lane is not in its own mask");
   block.progress = true;
   Meeting* m = &ThisWarp().Of(mask);
   const int mine = m->generation;
@@ -196,10 +217,7 @@ void Exchange(uint32_t mask, const uint32_t* words, int count, const Read& read)
 }
 
 inline uint32_t Shuffle(uint32_t mask, uint32_t value, unsigned from) {
-  if ((mask >> from & 1) == 0) {
-    std::fprintf(stderr, "simt: a shuffle reads a lane outside its mask\n");
-    std::abort();
-  }
+  if ((mask >> from & 1) == 0) Fail("a shuffle reads a lane outside its mask");
   uint32_t result = 0;
   Exchange(mask, &value, 1, [&](const uint32_t (*words)[8]) { result = words[from][0]; });
   return result;
@@ -226,6 +244,7 @@ inline void RunBlock() {
   for (unsigned i = 0; i < n; ++i) {
     Fiber& f = b.fibers[i];
     f.started = f.done = false;
+    f.fences = {};
     getcontext(&f.context);
     f.context.uc_stack.ss_sp = stacks + i * kStackBytes;
     f.context.uc_stack.ss_size = kStackBytes;
@@ -238,9 +257,8 @@ inline void RunBlock() {
   while (!done()) {
     b.progress = false;
     for (unsigned i = 0; i < n; ++i) Resume(descending ? n - 1 - i : i);
-    if (!b.progress) {
-      std::fprintf(stderr, "simt: deadlock: some threads wait for others that never come\n");
-      std::abort();
+    if (!b.progress && !when_stalled()) {
+      Fail("deadlock: some threads wait for others that never come");
     }
   }
 }
@@ -356,10 +374,7 @@ inline void MultiplyAccumulate(float (&d)[4], const uint32_t (&a)[4], const uint
 
 // Four 8 x 8 matrices of 16-bit elements; lane i points at row i % 8 of matrix i / 8.
 inline void LoadMatrices(uint32_t (&r)[4], const void* row) {
-  if (reinterpret_cast<uintptr_t>(row) % 16 != 0) {
-    std::fprintf(stderr, "simt: ldmatrix from an unaligned row\n");
-    std::abort();
-  }
+  if (reinterpret_cast<uintptr_t>(row) % 16 != 0) simt::Fail("ldmatrix from an unaligned row");
   const auto address = reinterpret_cast<uint64_t>(row);
   const uint32_t words[2] = {static_cast<uint32_t>(address), static_cast<uint32_t>(address >> 32)};
   simt::Exchange(~0u, words, 2, [&](const uint32_t (*all)[8]) {

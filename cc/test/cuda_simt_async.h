@@ -14,16 +14,19 @@
 
 namespace simt {
 
-[[noreturn]] inline void Fail(const char* why) {
-  std::fprintf(stderr, "simt: %s\n", why);
-  std::abort();
-}
-
 struct Barrier {  // lies in the eight bytes of shared memory
   uint16_t arrivals, arrived;
   uint32_t phase;
 };
 static_assert(sizeof(Barrier) == sizeof(uint64_t));
+
+// Whether this ended a phase.
+inline bool Arrive(Barrier* b) {
+  if (++b->arrived < b->arrivals) return false;
+  b->arrived = 0;
+  ++b->phase;
+  return true;
+}
 
 // Address of byte `offset` of rows that a matrix descriptor describes, in shared memory.
 inline uint32_t Swizzled(uint32_t address) { return address ^ (address >> 7 & 7) << 4; }
@@ -62,7 +65,11 @@ inline void CommitCopies() { simt::ThisFiber().copies.Commit(); }
 template <int kPending>
 void WaitForCopies() {
   simt::ThisFiber().copies.Wait(kPending);
+  simt::ThisFiber().fences.proxy = true;
 }
+
+// Writes by this thread, to those who read past its caches.
+inline void PublishShared() { simt::ThisFiber().fences.proxy = false; }
 
 // ---- barriers
 
@@ -72,15 +79,14 @@ inline void InitBarrier(uint64_t* barrier, unsigned arrivals) {
   *BarrierAt(barrier) = {static_cast<uint16_t>(arrivals), 0, 0};
 }
 inline void ArriveAt(uint64_t* barrier) {
-  simt::Barrier* b = BarrierAt(barrier);
+  simt::ReachBarrier();
+  if (simt::ThisFiber().fences.proxy) simt::Fail("copied bytes handed over without a fence");
   simt::block.progress = true;
-  if (++b->arrived < b->arrivals) return;
-  b->arrived = 0;
-  ++b->phase;
-  simt::Yield();  // to those who wait: what they need must be there
+  if (simt::Arrive(BarrierAt(barrier))) simt::Yield();  // to those who wait: all must be there
 }
 inline void WaitFor(uint64_t* barrier, unsigned parity) {
   while ((BarrierAt(barrier)->phase & 1) == parity) simt::Yield();
+  simt::PassBarrier();
   simt::block.progress = true;
 }
 
@@ -91,7 +97,6 @@ inline uint64_t DescribeRows(const void* rows) {
   if (address % 1024 != 0) simt::Fail("swizzled rows that do not start at 1024 bytes");
   return uint64_t{1} << 62 | uint64_t{1024 / 16} << 32 | address >> 4;
 }
-inline void PublishShared() {}
 inline void BeginMultiply() {}
 inline void CommitMultiply() { simt::ThisFiber().products.Commit(); }
 template <int kPending>
