@@ -1,5 +1,6 @@
-// scaled_dot of two four-bit operands on sm_120f, whose tensor cores multiply codes and apply the
-// block scales themselves. Codes and scales pass from memory to shared memory as they are.
+// scaled_dot of two operands of four bits, or of eight with block scales, on sm_120f, whose tensor
+// cores multiply codes and apply the scales themselves. Codes and scales pass from memory to shared
+// memory as they are.
 #pragma once
 
 #include "cc/cuda/block_scaled_mma.h"
@@ -8,13 +9,16 @@
 
 namespace jaxfp4::cuda {
 
-template <ScaleType kType>
+template <BlockScaledKind kKind, Element kLhs, Element kRhs>
 struct BlockScaledParts {
   using Shape = MmaShape<1, 128, 128, 128, 2, 4, 1>;
   static constexpr int kRows = Shape::kM + Shape::kN;  // of lhs, then of rhs
-  static constexpr int kStages = 4;
-  static constexpr int kScales = Shape::kK / (kType == ScaleType::kE4M3 ? 16 : 32);  // of a row
-  static constexpr int kRowBytes = Shape::kK / 2;
+  static constexpr int kStages = kKind == BlockScaledKind::kMxfp8 ? 3 : 4;
+  static constexpr int kScales = Shape::kK / (kKind == BlockScaledKind::kNvfp4 ? 16 : 32);
+  static constexpr int kRowBytes = kKind == BlockScaledKind::kMxfp8 ? Shape::kK : Shape::kK / 2;
+  static constexpr int kSteps = kRowBytes / 32;                 // products a slab
+  static constexpr int kPieces = kRowBytes / 16;                // of a row
+  static constexpr int kRowsAtOnce = Shape::kThreads / kPieces;  // copied
   static constexpr int kStageBytes = kRows * (kRowBytes + kScales);
   static constexpr int kSharedBytes = kStages * kStageBytes > Shape::kSumBytes
                                           ? kStages * kStageBytes
@@ -27,9 +31,9 @@ struct BlockScaledParts {
   }
   JAXFP4_HD static uint32_t ScalesAt(uint32_t row) { return kRows * kRowBytes + row * kScales; }
 
-  // What a thread copies of each slab: a piece of each of four rows, and the scales of one.
+  // What a thread copies of each slab: a piece of each of some rows, and the scales of one.
   struct Source {
-    const uint8_t *codes[4], *scales;
+    const uint8_t *codes[kPieces], *scales;
 
     __device__ Source(const DotArgs& a, uint32_t batch, uint32_t row0, uint32_t col0) {
       // Rows beyond the last repeat it, and are not stored.
@@ -42,9 +46,10 @@ struct BlockScaledParts {
         return RowOf(a.rhs, batch * a.cols + (col < a.cols ? col : a.cols - 1));
       };
 #pragma unroll
-      for (uint32_t i = 0; i < 4; ++i) {
-        const uint32_t row = i % 2 * 64 + threadIdx.x / 4;
-        codes[i] = (i < 2 ? lhs(row) : rhs(row)).data + threadIdx.x % 4 * 16;
+      for (uint32_t i = 0; i < kPieces; ++i) {
+        const uint32_t row = i * kRowsAtOnce + threadIdx.x / kPieces;
+        codes[i] = (i < kPieces / 2 ? lhs(row) : rhs(row - Shape::kM)).data +
+                   threadIdx.x % kPieces * 16;
       }
       const uint32_t row = threadIdx.x % Shape::kM;
       scales = threadIdx.x < Shape::kM
@@ -53,8 +58,9 @@ struct BlockScaledParts {
     }
     __device__ void Copy(uint32_t slab, unsigned char* stage) const {
 #pragma unroll
-      for (uint32_t i = 0; i < 4; ++i) {
-        CopyAsync<16>(stage + CodesAt(i * 64 + threadIdx.x / 4, threadIdx.x % 4),
+      for (uint32_t i = 0; i < kPieces; ++i) {
+        const uint32_t row = i * kRowsAtOnce + threadIdx.x / kPieces;
+        CopyAsync<16>(stage + CodesAt(row, threadIdx.x % kPieces),
                       codes[i] + int64_t{slab} * kRowBytes);
       }
       CopyAsync<kScales>(stage + ScalesAt(threadIdx.x), scales + int64_t{slab} * kScales);
@@ -74,45 +80,48 @@ struct BlockScaledParts {
       const uint32_t col = tile->col + n * 8 + lane / 4;
       LoadShared<kScales>(stage + ScalesAt(Shape::kM + col), rhs_scale[n]);
     }
-    MultiplyHalf<0>(stage, lhs_scale, rhs_scale, tile);
-    MultiplyHalf<1>(stage, lhs_scale, rhs_scale, tile);
+    MultiplyStep<0>(stage, lhs_scale, rhs_scale, tile);
+    MultiplyStep<1>(stage, lhs_scale, rhs_scale, tile);
+    if constexpr (kSteps == 4) {
+      MultiplyStep<2>(stage, lhs_scale, rhs_scale, tile);
+      MultiplyStep<3>(stage, lhs_scale, rhs_scale, tile);
+    }
   }
 
-  // 64 of the slab's depth.
-  template <uint32_t kHalf>
-  static __device__ void MultiplyHalf(const unsigned char* stage,
+  // 32 bytes of each row.
+  template <uint32_t kStep>
+  static __device__ void MultiplyStep(const unsigned char* stage,
                                       const uint32_t (&lhs_scale)[Shape::kTilesM][kScales / 4],
                                       const uint32_t (&rhs_scale)[Shape::kTilesN][kScales / 4],
                                       WarpTile<Shape>* tile) {
-    constexpr int kWord = kType == ScaleType::kE4M3 ? kHalf : 0;
-    constexpr int kByte = kType == ScaleType::kE4M3 ? 0 : 2 * kHalf;
+    constexpr int kScale = kStep * (kScales / kSteps), kWord = kScale / 4, kByte = kScale % 4;
     const uint32_t lane = tile->lane;
     uint32_t b[Shape::kTilesN][2];
 #pragma unroll
     for (uint32_t n = 0; n < Shape::kTilesN; n += 2) {
       const uint32_t row = Shape::kM + tile->col + n * 8 + lane / 16 * 8 + lane % 8;
       uint32_t both[4];
-      LoadMatrices(both, stage + CodesAt(row, 2 * kHalf + lane / 8 % 2));
+      LoadMatrices(both, stage + CodesAt(row, 2 * kStep + lane / 8 % 2));
       b[n][0] = both[0], b[n][1] = both[1];
       b[n + 1][0] = both[2], b[n + 1][1] = both[3];
     }
 #pragma unroll
     for (uint32_t m = 0; m < Shape::kTilesM; ++m) {
       uint32_t a[4];
-      LoadMatrices(a, stage + CodesAt(tile->row + m * 16 + lane % 16, 2 * kHalf + lane / 16));
+      LoadMatrices(a, stage + CodesAt(tile->row + m * 16 + lane % 16, 2 * kStep + lane / 16));
 #pragma unroll
       for (uint32_t n = 0; n < Shape::kTilesN; ++n) {
-        MultiplyBlockScaled<kType, kByte>(tile->sum[m][n], a, b[n], lhs_scale[m][kWord],
-                                          rhs_scale[n][kWord]);
+        MultiplyBlockScaled<kKind, kLhs, kRhs, kByte>(tile->sum[m][n], a, b[n],
+                                                      lhs_scale[m][kWord], rhs_scale[n][kWord]);
       }
     }
   }
 };
 
-template <ScaleType kType>
-__global__ void __launch_bounds__(BlockScaledParts<kType>::Shape::kThreads)
+template <BlockScaledKind kKind, Element kLhs, Element kRhs>
+__global__ void __launch_bounds__(BlockScaledParts<kKind, kLhs, kRhs>::Shape::kThreads)
     BlockScaledKernel(const DotArgs a) {
-  using Parts = BlockScaledParts<kType>;
+  using Parts = BlockScaledParts<kKind, kLhs, kRhs>;
   using Shape = typename Parts::Shape;
   const uint32_t across = a.tiles_down.Divide(blockIdx.x);
   const uint32_t batch = a.tiles_across.Divide(across);

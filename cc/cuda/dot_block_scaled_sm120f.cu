@@ -1,34 +1,49 @@
-// scaled_dot of two four-bit operands on sm_120f.
+// scaled_dot of two operands of block-scaled codes on sm_120f.
 #include "cc/cuda/dot_block_scaled.h"
 
 namespace jaxfp4::cuda {
 
 bool BlockScaledTakes(const ScaledDotProblem& p) {
-  return JAXFP4_HAS_ARCHITECTURE && IsBlockScaledFp4(p.rhs) && AreAlike(p.lhs, p.rhs) &&
-         p.rhs_layout == Layout::kLogical && p.depth % 128 == 0 && InUnits(p) &&
-         IsAligned(p.lhs.scale) && IsAligned(p.rhs.scale);
+  return JAXFP4_HAS_ARCHITECTURE && IsForBlockScaling(p) && p.depth % 128 == 0;
 }
 
 #if JAXFP4_HAS_ARCHITECTURE
 
 namespace {
 
-template <ScaleType kType>
+template <BlockScaledKind kKind, Element kLhs, Element kRhs>
 Status LaunchBlockScaled(DotArgs* a, Stream stream) {
-  using Parts = BlockScaledParts<kType>;
+  using Parts = BlockScaledParts<kKind, kLhs, kRhs>;
   int64_t blocks;
   if (const Status s = SetTiles(Parts::Shape::kM, Parts::Shape::kN, a, &blocks)) return s;
   const Geometry g = {static_cast<unsigned>(blocks), 1, 1, Parts::Shape::kThreads,
                       Parts::kSharedBytes};
-  return Launch(BlockScaledKernel<kType>, g, stream, *a);
+  return Launch(BlockScaledKernel<kKind, kLhs, kRhs>, g, stream, *a);
+}
+
+template <BlockScaledKind kKind>
+Status LaunchFp4(DotArgs* a, Stream stream) {
+  return LaunchBlockScaled<kKind, Element::kE2M1, Element::kE2M1>(a, stream);
+}
+
+template <Element kLhs>
+Status LaunchMxfp8(DotArgs* a, Stream stream) {
+  constexpr auto kKind = BlockScaledKind::kMxfp8;
+  return a->rhs.element == Element::kE4M3
+             ? LaunchBlockScaled<kKind, kLhs, Element::kE4M3>(a, stream)
+             : LaunchBlockScaled<kKind, kLhs, Element::kE5M2>(a, stream);
 }
 
 }  // namespace
 
 Status RunBlockScaled(const ScaledDotProblem& p, DotArgs* a, Stream stream) {
-  return p.rhs.format.scale_type == ScaleType::kE4M3
-             ? LaunchBlockScaled<ScaleType::kE4M3>(a, stream)
-             : LaunchBlockScaled<ScaleType::kE8M0>(a, stream);
+  switch (KindOf(p.rhs)) {
+    case BlockScaledKind::kNvfp4: return LaunchFp4<BlockScaledKind::kNvfp4>(a, stream);
+    case BlockScaledKind::kMxfp4: return LaunchFp4<BlockScaledKind::kMxfp4>(a, stream);
+    case BlockScaledKind::kMxfp8: break;
+  }
+  return p.lhs.format.element == Element::kE4M3 ? LaunchMxfp8<Element::kE4M3>(a, stream)
+                                                : LaunchMxfp8<Element::kE5M2>(a, stream);
 }
 
 #else

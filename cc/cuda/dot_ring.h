@@ -1,5 +1,6 @@
 // What kernels of scaled_dot share whose blocks stay, and work on tile after tile of the outputs: a
-// ring of stages in shared memory that runs across the tiles. Some threads fill it, others empty it.
+// ring of stages in shared memory, running across the tiles, that some threads fill and others
+// empty.
 #pragma once
 
 #include "cc/cuda/async_copy.h"
@@ -42,7 +43,7 @@ struct Ring {
     if (++stage == Shape::kStages) stage = 0, ++round;
   }
 
-  // To fill a stage: until what it held in the round before is no longer needed; and that it is full.
+  // To fill a stage: until what it held before is no longer needed; and that it is full.
   __device__ void WaitUntilEmpty() const { WaitFor(Empty(stage), (round & 1) ^ 1); }
   __device__ void HandOver() {
     PublishShared();

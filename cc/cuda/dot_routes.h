@@ -1,6 +1,7 @@
 // The kernels of scaled_dot, as their dispatch sees them.
 #pragma once
 
+#include "cc/cuda/block_scaled.h"
 #include "cc/cuda/dot_operand.h"
 
 namespace jaxfp4::cuda {
@@ -48,6 +49,17 @@ inline bool IsMxfp8(const DotOperand& x) {
   const BlockFormat& f = x.format;
   return x.coded && (f.element == Element::kE4M3 || f.element == Element::kE5M2) &&
          f.scale_type == ScaleType::kE8M0 && f.block_cols == 32;
+}
+// What tensor cores that apply block scales can multiply, as it lies in memory.
+inline bool IsForBlockScaling(const ScaledDotProblem& p) {
+  return (AreAlike(p.lhs, p.rhs) || (IsMxfp8(p.lhs) && IsMxfp8(p.rhs))) &&
+         p.rhs_layout == Layout::kLogical && InUnits(p) && IsAligned(p.lhs.scale) &&
+         IsAligned(p.rhs.scale);
+}
+inline BlockScaledKind KindOf(const DotOperand& x) {
+  if (x.format.element != Element::kE2M1) return BlockScaledKind::kMxfp8;
+  return x.format.scale_type == ScaleType::kE4M3 ? BlockScaledKind::kNvfp4
+                                                 : BlockScaledKind::kMxfp4;
 }
 
 // Of a kernel that will not take the call after all; nor will it take another such call.

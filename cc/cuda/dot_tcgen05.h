@@ -12,10 +12,10 @@
 
 namespace jaxfp4::cuda {
 
-template <TensorKind kKind>
+template <BlockScaledKind kKind>
 struct TensorShape {
   static constexpr int kRows = 128, kCols = 256;  // of a tile: rows of lhs, rows of rhs
-  static constexpr int kDepth = kKind == TensorKind::kMxfp8 ? 128 : 256;  // of a stage
+  static constexpr int kDepth = kKind == BlockScaledKind::kMxfp8 ? 128 : 256;  // of a stage
   static constexpr int kRowBytes = 128;
   static constexpr int kSteps = 4;  // products a stage: 32 bytes of each row
   static constexpr int kStages = 4;
@@ -24,7 +24,7 @@ struct TensorShape {
 
   // A stage: codes of lhs, codes of rhs, scales. Words of four scales a row are in groups: one of
   // each 128 rows makes a block of 512 bytes.
-  static constexpr int kScales = kDepth / (kKind == TensorKind::kNvfp4 ? 16 : 32);  // of a row
+  static constexpr int kScales = kDepth / (kKind == BlockScaledKind::kNvfp4 ? 16 : 32);  // of a row
   static constexpr int kWords = kScales / 4;
   static constexpr int kBlocks = (kRows + kCols) / 128 * kWords;
   static constexpr int kLhsBytes = kRows * kRowBytes;
@@ -54,7 +54,7 @@ struct TensorShape {
   }
 };
 
-template <TensorKind kKind>
+template <BlockScaledKind kKind>
 struct TensorParts {
   using Shape = TensorShape<kKind>;
   using Stages = Ring<Shape>;
@@ -191,9 +191,9 @@ struct TensorParts {
   template <bool kWide>
   static __device__ void StoreChunk(const DotArgs& a, uint32_t row, uint32_t col, float scale,
                                     const uint32_t (&chunk)[Shape::kChunk]) {
-    constexpr uint32_t kPiece = kWide ? 4 : 8;  // sixteen bytes
+    constexpr uint32_t kBytes = kWide ? 4 : 2, kPiece = 16 / kBytes;
     const bool aligned = a.cols % kPiece == 0;
-    auto* out = static_cast<unsigned char*>(a.out) + (int64_t{row} * a.cols + col) * (kWide ? 4 : 2);
+    auto* out = static_cast<unsigned char*>(a.out) + (int64_t{row} * a.cols + col) * kBytes;
 #pragma unroll
     for (uint32_t i = 0; i < Shape::kChunk; i += kPiece) {
       uint32_t words[4];
@@ -204,9 +204,9 @@ struct TensorParts {
                          : NarrowedPair(a.out_dtype, value(2 * j), value(2 * j + 1));
       }
       if (aligned) {
-        if (col + i < a.cols) StoreWords<16>(words, out + i * (kWide ? 4 : 2));
+        if (col + i < a.cols) StoreWords<16>(words, out + i * kBytes);
       } else {
-        StoreSome<kWide>(words, a.cols > col + i ? a.cols - col - i : 0, out + i * (kWide ? 4 : 2));
+        StoreSome<kWide>(words, a.cols > col + i ? a.cols - col - i : 0, out + i * kBytes);
       }
     }
   }
@@ -226,18 +226,18 @@ struct TensorParts {
   }
 };
 
-template <TensorKind kKind>
+template <BlockScaledKind kKind>
 JAXFP4_HD uint32_t ProductOf(const DotArgs& a) {
   const auto element = [](const Operand& x) {
     return x.element == Element::kE4M3 ? TensorElement::kE4M3 : TensorElement::kE5M2;
   };
   constexpr int kCols = TensorShape<kKind>::kCols;
-  return kKind == TensorKind::kMxfp8
+  return kKind == BlockScaledKind::kMxfp8
              ? DescribeProduct<kKind, kCols>(element(a.lhs), element(a.rhs))
              : DescribeProduct<kKind, kCols>(TensorElement::kE2M1, TensorElement::kE2M1);
 }
 
-template <TensorKind kKind>
+template <BlockScaledKind kKind>
 __global__ void __launch_bounds__(TensorShape<kKind>::kThreads, 1)
     TensorKernel(const TiledArgs args) {
   using Parts = TensorParts<kKind>;

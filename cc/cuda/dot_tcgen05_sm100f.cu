@@ -4,17 +4,16 @@
 namespace jaxfp4::cuda {
 
 bool TensorTakes(const ScaledDotProblem& p) {
-  const bool fp8 = IsMxfp8(p.lhs) && IsMxfp8(p.rhs);
-  return JAXFP4_HAS_ARCHITECTURE && !p.exact && (AreAlike(p.lhs, p.rhs) || fp8) &&
-         p.rhs_layout == Layout::kLogical && p.depth % (fp8 ? 128 : 256) == 0 && InUnits(p) &&
-         IsAligned(p.lhs.scale) && IsAligned(p.rhs.scale) && IsAligned(p.out);
+  const int64_t slab = IsMxfp8(p.rhs) ? 128 : 256;
+  return JAXFP4_HAS_ARCHITECTURE && IsForBlockScaling(p) && p.depth % slab == 0 &&
+         IsAligned(p.out);
 }
 
 #if JAXFP4_HAS_ARCHITECTURE
 
 namespace {
 
-template <TensorKind kKind>
+template <BlockScaledKind kKind>
 Status LaunchTensor(DotArgs* a, Stream stream) {
   return LaunchTiled<TensorShape<kKind>>(TensorKernel<kKind>, a, stream);
 }
@@ -22,9 +21,12 @@ Status LaunchTensor(DotArgs* a, Stream stream) {
 }  // namespace
 
 Status RunTensor(const ScaledDotProblem& p, DotArgs* a, Stream stream) {
-  if (p.rhs.format.element != Element::kE2M1) return LaunchTensor<TensorKind::kMxfp8>(a, stream);
-  return p.rhs.format.scale_type == ScaleType::kE4M3 ? LaunchTensor<TensorKind::kNvfp4>(a, stream)
-                                                     : LaunchTensor<TensorKind::kMxfp4>(a, stream);
+  switch (KindOf(p.rhs)) {
+    case BlockScaledKind::kNvfp4: return LaunchTensor<BlockScaledKind::kNvfp4>(a, stream);
+    case BlockScaledKind::kMxfp4: return LaunchTensor<BlockScaledKind::kMxfp4>(a, stream);
+    case BlockScaledKind::kMxfp8: break;
+  }
+  return LaunchTensor<BlockScaledKind::kMxfp8>(a, stream);
 }
 
 #else

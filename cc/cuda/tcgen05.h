@@ -7,12 +7,10 @@
 #include <cstdint>
 
 #include "cc/cuda/async_copy.h"
+#include "cc/cuda/block_scaled.h"
 
 namespace jaxfp4::cuda {
 
-// What is multiplied: e2m1 with a scale of type e4m3 for 16 elements; e2m1, and eight-bit codes,
-// with a scale of type e8m0 for 32.
-enum class TensorKind { kNvfp4, kMxfp4, kMxfp8 };
 enum class TensorElement : uint32_t { kE4M3 = 0, kE5M2 = 1, kE2M1 = 1 };  // of its kind
 
 // ---- descriptors
@@ -31,9 +29,9 @@ constexpr uint64_t DescribeScales(uint32_t address) { return DescribeShared(addr
 
 // The product of 128 rows of lhs and kCols rows of rhs. In the words that hold a row's scales, they
 // start at byte `scale`.
-template <TensorKind kKind, int kCols>
+template <BlockScaledKind kKind, int kCols>
 constexpr uint32_t DescribeProduct(TensorElement lhs, TensorElement rhs) {
-  constexpr uint32_t kScaleE8M0 = kKind == TensorKind::kNvfp4 ? 0 : 1u << 23;
+  constexpr uint32_t kScaleE8M0 = kKind == BlockScaledKind::kNvfp4 ? 0 : 1u << 23;
   return static_cast<uint32_t>(lhs) << 7 | static_cast<uint32_t>(rhs) << 10 |
          uint32_t{kCols / 8} << 17 | kScaleE8M0 | 1u << 27;
 }
@@ -123,13 +121,13 @@ __device__ __forceinline__ void CopyToTensor(uint32_t to, uint64_t from) {
 // sums = lhs rhs', or sums += lhs rhs', each element times the scale of its block. Sums of row r
 // and column c are in lane r, c columns from `sums` on; scales of row r in each 32 lanes' lane
 // r % 32, r / 32 columns from lhs_scales or rhs_scales on.
-template <TensorKind kKind>
+template <BlockScaledKind kKind>
 __device__ __forceinline__ void MultiplyTensor(uint32_t sums, uint64_t lhs, uint64_t rhs,
                                                uint32_t product, uint32_t lhs_scales,
                                                uint32_t rhs_scales, bool add) {
-  if constexpr (kKind == TensorKind::kNvfp4) {
+  if constexpr (kKind == BlockScaledKind::kNvfp4) {
     JAXFP4_TENSOR_MULTIPLY("mxf4nvf4.block_scale.block16");
-  } else if constexpr (kKind == TensorKind::kMxfp4) {
+  } else if constexpr (kKind == BlockScaledKind::kMxfp4) {
     JAXFP4_TENSOR_MULTIPLY("mxf4.block_scale.block32");
   } else {
     JAXFP4_TENSOR_MULTIPLY("mxf8f6f4.block_scale.block32");

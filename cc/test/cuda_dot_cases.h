@@ -65,6 +65,16 @@ inline std::vector<Spec> LhsSpecs() {
   return specs;
 }
 
+// What tensor cores that apply block scales multiply: NVFP4 or MXFP4 by its like, MXFP8 by MXFP8.
+inline bool AreForBlockScaling(const Spec& a, const Spec& b) {
+  const auto byte_scales = [](const Spec& s) {
+    return s.coded && s.format.scale_type != ScaleType::kFloat32;
+  };
+  const int bits = oracle::TypeOf(a.format.element).bits;
+  return byte_scales(a) && byte_scales(b) && bits == oracle::TypeOf(b.format.element).bits &&
+         bits != 6 && a.format.scale_type == b.format.scale_type;
+}
+
 inline int64_t BitsOf(const Spec& s) {
   return s.coded ? oracle::TypeOf(s.format.element).bits : s.dtype == Dtype::kF32 ? 32 : 16;
 }

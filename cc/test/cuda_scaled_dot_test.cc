@@ -72,25 +72,26 @@ void TestWgmma() {
   }
 }
 
-// lhs and rhs of one four-bit format, for tensor cores that apply block scales.
+// Pairs of formats for tensor cores that apply block scales.
 void TestBlockScaled() {
   Random random(12);
   int number = 0;
-  for (const Spec& s : CodedSpecs()) {
-    for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) {
+  for (const Spec& a : CodedSpecs()) {
+    for (const Spec& b : CodedSpecs()) {
+      const int64_t unit = Unit(a, b) % 128 == 0 ? Unit(a, b) : Unit(a, b) * 128;
+      const bool takes = AreForBlockScaling(a, b);
       if (++number % kEvery != 0) continue;
       simt::descending = number % 2 == 0;
+      const auto dtype = static_cast<Dtype>(random() % 3);
       const int64_t batch = 1 + number % 2, rows = 1 + random() % 200, cols = 1 + random() % 200;
-      const int64_t depth = 128 * (1 + random() % 9);
-      const Operand lhs = Make(s, batch, rows, depth, &random);
-      const Operand rhs = Make(s, batch, cols, depth, &random);
+      const int64_t depth = takes ? 128 * (1 + random() % 9) : unit;
+      const Operand lhs = Make(a, batch, takes ? rows : 1, depth, &random);
+      const Operand rhs = Make(b, batch, takes ? cols : 1, depth, &random);
       Memory out(batch * rows * cols * cuda::SizeOf(dtype));
       const ScaledDotProblem p = ProblemOf(lhs, rhs, dtype, out.data);
       const std::string name = NameOf(lhs, rhs, "block scaled");
-      const bool fp4 =
-          s.format.element == Element::kE2M1 && s.format.scale_type != ScaleType::kFloat32;
-      Check(cuda::BlockScaledTakes(p) == fp4, "%s: takes", name.c_str());
-      if (!fp4) continue;
+      Check(cuda::BlockScaledTakes(p) == takes, "%s: takes", name.c_str());
+      if (!takes) continue;
       Check(RunWith(cuda::RunBlockScaled, p) == nullptr, "%s fails", name.c_str());
       CheckOutputs(lhs, rhs, dtype, out, name);
     }
@@ -245,10 +246,10 @@ void TestOffsets() {
 void TestRoutes() {
   Random random(7);
   const auto route = [&](const Spec& a, int64_t rows, int64_t cols, int64_t depth,
-                         int architecture = 90) {
+                         int architecture = 90, bool exact = false) {
     Operand lhs = Make(a, 1, 1, depth, &random), rhs = Make(CodedSpecs()[0], 1, 1, depth, &random);
     ScaledDotProblem p = ProblemOf(lhs, rhs, Dtype::kF32, nullptr);
-    p.rows = rows, p.cols = cols;
+    p.rows = rows, p.cols = cols, p.exact = exact;
     return std::string(cuda::FindRoute(p, architecture, 132)->name);
   };
   const Spec bf16 = {"bfloat16", false, Dtype::kBF16, {}}, nvfp4 = CodedSpecs()[0];
@@ -260,6 +261,7 @@ void TestRoutes() {
   Check(route(nvfp4, 4096, 4096, 128) == "wgmma", "many rows, deep enough for warpgroups");
   for (const int architecture : {100, 103}) {
     Check(route(nvfp4, 4096, 4096, 256, architecture) == "tensor", "many rows on sm_100f");
+    Check(route(nvfp4, 4096, 4096, 256, architecture, true) == "mma large", "precision");
     Check(route(nvfp4, 4096, 4096, 128, architecture) == "mma large", "half a slab");
     Check(route(bf16, 4096, 4096, 256, architecture) == "mma large", "bfloat16 on sm_100f");
   }
@@ -435,7 +437,10 @@ void TestSharedMemory() {
   constexpr int kMostOnHopper = 227 * 1024;
   Check(cuda::WgmmaShape::kSharedBytes <= kMostOnHopper, "the warpgroups' kernel wants %d bytes",
         cuda::WgmmaShape::kSharedBytes);
-  for (const int bytes : {cuda::BlockScaledParts<ScaleType::kE4M3>::kSharedBytes,
+  using cuda::BlockScaledKind;
+  constexpr Element e2m1 = Element::kE2M1, e4m3 = Element::kE4M3;
+  for (const int bytes : {cuda::BlockScaledParts<BlockScaledKind::kNvfp4, e2m1, e2m1>::kSharedBytes,
+                          cuda::BlockScaledParts<BlockScaledKind::kMxfp8, e4m3, e4m3>::kSharedBytes,
                           cuda::SmallShape<1>::kSharedBytes, cuda::SmallShape<2>::kSharedBytes,
                           cuda::SmallShape<3>::kSharedBytes, cuda::LargeShape<1>::kSharedBytes,
                           cuda::LargeShape<2>::kSharedBytes, cuda::LargeShape<3>::kSharedBytes}) {

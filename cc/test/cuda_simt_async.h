@@ -10,6 +10,7 @@
 #pragma once
 
 #include "cc/codec/decode.h"
+#include "cc/cuda/block_scaled.h"
 #include "cc/test/cuda_simt.h"
 
 namespace simt {
@@ -147,13 +148,21 @@ inline uint32_t TransposeMatrix(uint32_t pair) {
 
 // ---- block scales
 
-// Elements are at their places by nibbles: eight of each word. Scales count where the instruction
-// reads them: those of a from lanes 0 and 1 of each four, those of b from lane 0.
-template <ScaleType kType, int kByte>
+template <Element kElement>
+double ValueIn(uint32_t code) {
+  if (kElement == Element::kE2M1) return double{Decode<E2M1, ScalarLanes>(code)};
+  return double{kElement == Element::kE4M3 ? Decode<E4M3, ScalarLanes>(code)
+                                           : Decode<E5M2, ScalarLanes>(code)};
+}
+
+// A word has eight codes or four. Scales count where the instruction reads them: those of a from
+// lanes 0 and 1 of each four, those of b from lane 0.
+template <BlockScaledKind kKind, Element kLhs, Element kRhs, int kByte>
 void MultiplyBlockScaled(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                          uint32_t scale_a, uint32_t scale_b) {
-  constexpr bool kNv = kType == ScaleType::kE4M3;
-  static_assert(kNv ? kByte == 0 : kByte == 0 || kByte == 2);
+  constexpr bool kNv = kKind == BlockScaledKind::kNvfp4, kFp8 = kKind == BlockScaledKind::kMxfp8;
+  static_assert(kNv ? kByte == 0 : kFp8 || kByte == 0 || kByte == 2);
+  constexpr uint32_t kBits = kFp8 ? 8 : 4, kInWord = 32 / kBits;
   const uint32_t words[8] = {a[0], a[1], a[2], a[3], b[0], b[1], scale_a, scale_b};
   simt::Exchange(~0u, words, 8, [&](const uint32_t (*all)[8]) {
     const auto scale = [](uint32_t word, uint32_t k) -> double {
@@ -161,19 +170,18 @@ void MultiplyBlockScaled(float (&d)[4], const uint32_t (&a)[4], const uint32_t (
       if (!kNv) return code == 255 ? NAN : std::ldexp(1.0, static_cast<int>(code) - 127);
       return static_cast<double>(Decode<E4M3, ScalarLanes>(code & 0x7fu));  // no sign
     };
-    const auto element = [](uint32_t word, uint32_t k) {
-      return static_cast<double>(Decode<E2M1, ScalarLanes>(word >> 4 * (k % 8) & 15u));
+    const auto code = [=](uint32_t word, uint32_t k) {
+      return word >> kBits * (k % kInWord) & ((1u << kBits) - 1);
     };
     for (uint32_t i = 0; i < 4; ++i) {
       const uint32_t row = simt::Lane() / 4 + i / 2 * 8, col = simt::Lane() % 4 * 2 + i % 2;
       double sum = static_cast<double>(d[i]);
-      for (uint32_t k = 0; k < 64; ++k) {
-        const uint32_t lane = k % 32 / 8;
-        const double left = element(all[row % 8 * 4 + lane][row / 8 + k / 32 * 2], k) *
-                            scale(all[row % 8 * 4 + row / 8][6], k);
-        const double right =
-            element(all[col * 4 + lane][4 + k / 32], k) * scale(all[col * 4][7], k);
-        sum += left * right;
+      for (uint32_t k = 0; k < 8 * kInWord; ++k) {
+        const uint32_t half = k / (4 * kInWord), lane = k / kInWord % 4;
+        const uint32_t left = code(all[row % 8 * 4 + lane][row / 8 + half * 2], k);
+        const uint32_t right = code(all[col * 4 + lane][4 + half], k);
+        sum += ValueIn<kLhs>(left) * scale(all[row % 8 * 4 + row / 8][6], k) *
+               (ValueIn<kRhs>(right) * scale(all[col * 4][7], k));
       }
       d[i] = static_cast<float>(sum);
     }

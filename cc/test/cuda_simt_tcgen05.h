@@ -69,7 +69,7 @@ inline uint32_t Bits(uint64_t x, int first, int count) {
 }
 
 // Byte `byte` of row `row` of the matrix that a shared memory descriptor describes, K-major.
-inline uint8_t DescribedByte(uint64_t d, uint32_t row, uint32_t byte) {
+inline uint8_t MatrixByte(uint64_t d, uint32_t row, uint32_t byte) {
   const uint32_t start = Bits(d, 0, 14) << 4, stride = Bits(d, 32, 14) << 4;
   const uint32_t swizzle = Bits(d, 61, 3);
   const bool zeros = Bits(d, 14, 2) == 0 && Bits(d, 30, 2) == 0 && Bits(d, 49, 12) == 0;
@@ -88,15 +88,15 @@ inline uint8_t DescribedByte(uint64_t d, uint32_t row, uint32_t byte) {
   return shared[address];
 }
 
-using jaxfp4::cuda::TensorKind;
+using jaxfp4::cuda::BlockScaledKind;
 
 struct Product {
   uint32_t lhs_type, rhs_type, cols, lhs_scale, rhs_scale;
 };
-inline Product ReadProduct(TensorKind kind, uint32_t d) {
+inline Product ReadProduct(BlockScaledKind kind, uint32_t d) {
   const Product p = {Bits(d, 7, 3), Bits(d, 10, 3), Bits(d, 17, 6) * 8, Bits(d, 29, 2),
                      Bits(d, 4, 2)};
-  const bool fp8 = kind == TensorKind::kMxfp8, nvfp4 = kind == TensorKind::kNvfp4;
+  const bool fp8 = kind == BlockScaledKind::kMxfp8, nvfp4 = kind == BlockScaledKind::kNvfp4;
   const bool zeros = Bits(d, 0, 4) == 0 && Bits(d, 6, 1) == 0 && Bits(d, 13, 4) == 0 &&
                      Bits(d, 24, 3) == 0 && Bits(d, 31, 1) == 0;
   const auto known = [&](uint32_t type) { return fp8 ? type <= 1 : type == 1; };
@@ -109,20 +109,21 @@ inline Product ReadProduct(TensorKind kind, uint32_t d) {
 }
 
 // 32 bytes of a row, each element times the scale of its block.
-inline std::vector<double> ReadRow(TensorKind kind, uint32_t type, uint64_t codes, uint32_t row,
-                                   uint32_t scales, uint32_t first_scale) {
+inline std::vector<double> ReadRow(BlockScaledKind kind, uint32_t type, uint64_t codes,
+                                   uint32_t row, uint32_t scales, uint32_t first_scale) {
   using jaxfp4::Decode;
   using jaxfp4::ScalarLanes;
+  const bool nvfp4 = kind == BlockScaledKind::kNvfp4;
   const uint32_t word = TensorAt(scales, row % 32, row / 32);
   const auto scale = [&](uint32_t i) -> double {
     const uint32_t code = word >> 8 * (first_scale + i) & 255u;
-    if (kind != TensorKind::kNvfp4) return code == 255 ? NAN : std::ldexp(1.0, int(code) - 127);
+    if (!nvfp4) return code == 255 ? NAN : std::ldexp(1.0, static_cast<int>(code) - 127);
     return static_cast<double>(Decode<jaxfp4::E4M3, ScalarLanes>(code & 0x7fu));  // no sign
   };
   std::vector<double> values;
   for (uint32_t i = 0; i < 32; ++i) {
-    const uint32_t byte = DescribedByte(codes, row, i);
-    if (kind == TensorKind::kMxfp8) {
+    const uint32_t byte = MatrixByte(codes, row, i);
+    if (kind == BlockScaledKind::kMxfp8) {
       const float x = type == 0 ? Decode<jaxfp4::E4M3, ScalarLanes>(byte)
                                 : Decode<jaxfp4::E5M2, ScalarLanes>(byte);
       values.push_back(static_cast<double>(x) * scale(0));
@@ -130,7 +131,7 @@ inline std::vector<double> ReadRow(TensorKind kind, uint32_t type, uint64_t code
     }
     for (const uint32_t code : {byte & 15u, byte >> 4}) {
       const float x = Decode<jaxfp4::E2M1, ScalarLanes>(code);
-      values.push_back(static_cast<double>(x) * scale(i / (kind == TensorKind::kNvfp4 ? 8 : 16)));
+      values.push_back(static_cast<double>(x) * scale(i / (nvfp4 ? 8 : 16)));
     }
   }
   return values;
@@ -199,14 +200,14 @@ inline void CopyToTensor(uint32_t to, uint64_t from) {
     for (uint32_t lane = 0; lane < simt::kTensorLanes; ++lane) {
       for (uint32_t i = 0; i < 16; ++i) {
         uint32_t& cell = simt::TensorAt(to, lane, i / 4);
-        const uint32_t byte = simt::DescribedByte(from, lane % 32, i);
+        const uint32_t byte = simt::MatrixByte(from, lane % 32, i);
         cell = (cell & ~(255u << 8 * (i % 4))) | byte << 8 * (i % 4);
       }
     }
   });
 }
 
-template <TensorKind kKind>
+template <BlockScaledKind kKind>
 void MultiplyTensor(uint32_t sums, uint64_t lhs, uint64_t rhs, uint32_t product,
                     uint32_t lhs_scales, uint32_t rhs_scales, bool add) {
   const bool at_once = simt::tensor_order == simt::TensorOrder::kAtOnce;

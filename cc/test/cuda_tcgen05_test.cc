@@ -16,14 +16,6 @@ namespace {
 using simt::TensorOrder;
 
 bool IsFp8(const Spec& s) { return oracle::TypeOf(s.format.element).bits == 8; }
-bool HasByteScales(const Spec& s) { return s.coded && s.format.scale_type != ScaleType::kFloat32; }
-bool IsFp4(const Spec& s) { return s.format.element == Element::kE2M1; }
-
-bool ShouldTake(const Spec& a, const Spec& b) {
-  if (!HasByteScales(a) || !HasByteScales(b)) return false;
-  return IsFp8(a) ? IsFp8(b)
-                  : IsFp4(a) && IsFp4(b) && a.format.scale_type == b.format.scale_type;
-}
 
 void Run(const Spec& a, const Spec& b, Dtype dtype, int64_t batch, int64_t rows, int64_t cols,
          int64_t depth, Random* random) {
@@ -44,7 +36,7 @@ void TestFormats() {
   int number = 0;
   for (const Spec& a : CodedSpecs()) {
     for (const Spec& b : CodedSpecs()) {
-      if (!ShouldTake(a, b)) continue;
+      if (!AreForBlockScaling(a, b)) continue;
       for (const TensorOrder order :
            {TensorOrder::kAtOnce, TensorOrder::kLate, TensorOrder::kCopiesFirst}) {
         if (++number % kEvery != 0) continue;
@@ -85,14 +77,15 @@ void TestColumns() {
 void TestSpecials() {
   Random random(4);
   for (const Spec& s : CodedSpecs()) {
-    if (!ShouldTake(s, s) || s.format.block_rows != 1) continue;
+    if (!AreForBlockScaling(s, s) || s.format.block_rows != 1) continue;
     const int64_t rows = 5, cols = 7, depth = 256;
     Operand lhs = Make(s, 1, rows, depth, &random), rhs = Make(s, 1, cols, depth, &random);
     Memory expected(rows * cols * 4), out(rows * cols * 4);
     ScaledDotProblem p = ProblemOf(lhs, rhs, Dtype::kF32, expected.data);
     Check(RunWith(cuda::RunTensor, p) == nullptr, "%s fails", s.name.c_str());
-    lhs.scale->data[3 * lhs.ScaleCols() + 2] = s.format.scale_type == ScaleType::kE4M3 ? 0x7f : 0xff;
-    if (s.format.scale_type == ScaleType::kE4M3) rhs.scale->data[rhs.ScaleCols()] |= 0x80;
+    const bool nvfp4 = s.format.scale_type == ScaleType::kE4M3;
+    lhs.scale->data[3 * lhs.ScaleCols() + 2] = nvfp4 ? 0x7f : 0xff;
+    if (nvfp4) rhs.scale->data[rhs.ScaleCols()] |= 0x80;
     p.out = out.data;
     Check(RunWith(cuda::RunTensor, p) == nullptr, "%s fails", s.name.c_str());
     for (int64_t i = 0; i < rows * cols; ++i) {
@@ -112,13 +105,10 @@ void TestTakes() {
       const Operand lhs = Make(a, 1, 2, unit, &random), rhs = Make(b, 1, 2, unit, &random);
       Memory out(16);
       ScaledDotProblem p = ProblemOf(lhs, rhs, Dtype::kF32, out.data);
-      Check(cuda::TensorTakes(p) == ShouldTake(a, b), "%s", NameOf(lhs, rhs, "takes").c_str());
+      Check(cuda::TensorTakes(p) == AreForBlockScaling(a, b), "%s", NameOf(lhs, rhs, "takes").c_str());
       p.depth -= 64;
       Check(!cuda::TensorTakes(p), "half a slab is taken");
       p.depth += 64;
-      p.exact = true;
-      Check(!cuda::TensorTakes(p), "a product of float32's precision is taken");
-      p.exact = false;
       p.rhs_layout = Layout::kInterleaved16;
       Check(!cuda::TensorTakes(p), "interleaved rows are taken");
     }
@@ -127,9 +117,9 @@ void TestTakes() {
 
 void TestSharedMemory() {
   constexpr int kMost = 227 * 1024;
-  static_assert(cuda::TensorShape<cuda::TensorKind::kNvfp4>::kSharedBytes <= kMost);
-  static_assert(cuda::TensorShape<cuda::TensorKind::kMxfp4>::kSharedBytes <= kMost);
-  static_assert(cuda::TensorShape<cuda::TensorKind::kMxfp8>::kSharedBytes <= kMost);
+  static_assert(cuda::TensorShape<cuda::BlockScaledKind::kNvfp4>::kSharedBytes <= kMost);
+  static_assert(cuda::TensorShape<cuda::BlockScaledKind::kMxfp4>::kSharedBytes <= kMost);
+  static_assert(cuda::TensorShape<cuda::BlockScaledKind::kMxfp8>::kSharedBytes <= kMost);
 }
 
 void TestAll() {
