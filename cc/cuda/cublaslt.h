@@ -17,7 +17,14 @@ using Preference = struct PreferenceOpaque*;
 using Result = int;
 constexpr Result kSuccess = 0;
 
-enum DataType : int { kFloat32 = 0, kFloat16 = 2, kBFloat16 = 14, kE4M3 = 28, kE5M2 = 29, kE2M1 = 33 };
+enum DataType : int {
+  kFloat32 = 0,
+  kFloat16 = 2,
+  kBFloat16 = 14,
+  kE4M3 = 28,
+  kE5M2 = 29,
+  kE2M1 = 33,
+};
 
 // What a factor of a matrix serves: all of it, a block of 16 or 32 elements, a row, 128 elements
 // of a row, 128 of each of 128 rows.
@@ -46,8 +53,8 @@ enum PreferenceAttribute : int {
   kAlignmentOfD = 8,
 };
 constexpr int kCompute32F = 68;
-constexpr int32_t kTransposed = 1;       // an operation on a matrix
-constexpr int32_t kDevicePointers = 1;   // where alpha and beta are
+constexpr int32_t kTransposed = 1;      // an operation on a matrix
+constexpr int32_t kDevicePointers = 1;  // where alpha and beta are
 
 struct Algorithm {
   uint64_t data[8];

@@ -1,9 +1,9 @@
 // scaled_dot by cuBLASLt, for pairs of formats that it knows, where it says that it can.
 //
 // Row-major out[M, N] is a column-major matrix of N x M: cuBLASLt's A is rhs, transposed, and its B
-// is lhs, both with K in consecutive bytes, as its tensor cores want them. A kernel of ours puts the
-// scales in order and multiplies the global ones, all into the call's scratch memory; cuBLASLt reads
-// alpha from there, and has the rest of that memory for itself.
+// is lhs, both with K in consecutive bytes, as its tensor cores want them. A kernel of ours puts
+// the scales in order and multiplies the global ones, all into the call's scratch memory; cuBLASLt
+// reads alpha from there, and has the rest of that memory for itself.
 #include <array>
 #include <atomic>
 #include <map>

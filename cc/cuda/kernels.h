@@ -24,7 +24,7 @@ Status DequantizeBlocks(const DequantizeProblem& problem, Stream stream);
 Status Hadamard(const HadamardProblem& problem, Stream stream);
 Status ScaledDot(const ScaledDotProblem& problem, Stream stream);
 
-// The kernels of ScaledDot and how many calls each has taken so far. (A captured graph is one call.)
+// The kernels of ScaledDot and how many calls each has taken so far, a captured graph once.
 struct RouteCalls {
   const char* name;
   int64_t calls;

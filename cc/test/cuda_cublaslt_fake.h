@@ -182,12 +182,12 @@ inline bool IsSupported(const lt::MatmulDescOpaque& desc, const lt::MatrixLayout
   const bool fp8 = Bits(a.type) == 8 && Bits(b.type) == 8 &&
                    (a.type == lt::kE4M3 || b.type == lt::kE4M3);
   const auto blocks = [](lt::ScaleMode m) { return m == lt::kVector128 || m == lt::kBlock128; };
+  const bool blocks_fit = blocks(mode_b) && a.cols % 4 == 0 && b.cols % 4 == 0 &&
+                          !(mode_a == lt::kBlock128 && mode_b == lt::kBlock128);
+  const bool fp8_fits =
+      mode_a != lt::kVector16 && (blocks(mode_a) ? blocks_fit : mode_a == mode_b);
   const bool modes =
-      fp4 ? mode_a == lt::kVector16 && mode_b == lt::kVector16
-          : fp8 && mode_a != lt::kVector16 &&
-                (blocks(mode_a) ? blocks(mode_b) && (mode_a != mode_b || mode_a == lt::kVector128) &&
-                                      a.cols % 4 == 0 && b.cols % 4 == 0
-                                : mode_a == mode_b);
+      fp4 ? mode_a == lt::kVector16 && mode_b == lt::kVector16 : fp8 && fp8_fits;
   const bool aligned = a.stride * Bits(a.type) % 128 == 0 && b.stride * Bits(b.type) % 128 == 0 &&
                        d.stride * Bits(d.type) % 128 == 0;
   const bool shapes = a.rows == b.rows && d.rows == a.cols && d.cols == b.cols &&
@@ -217,7 +217,7 @@ inline lt::Result GetHeuristic(lt::Handle, lt::MatmulDesc desc, lt::MatrixLayout
   return lt::kSuccess;
 }
 
-inline double Element_(lt::DataType type, const unsigned char* data, int64_t i) {
+inline double ValueOf(lt::DataType type, const unsigned char* data, int64_t i) {
   const Element element = type == lt::kE2M1   ? Element::kE2M1
                           : type == lt::kE4M3 ? Element::kE4M3
                                               : Element::kE5M2;
@@ -234,8 +234,8 @@ inline std::vector<double> Scaled(const lt::MatrixLayoutOpaque& layout, const vo
   std::vector<double> values;
   for (int64_t o = 0; o < layout.cols; ++o) {
     for (int64_t k = 0; k < layout.rows; ++k) {
-      values.push_back(Element_(layout.type, static_cast<const unsigned char*>(data),
-                                o * layout.stride + k) *
+      values.push_back(ValueOf(layout.type, static_cast<const unsigned char*>(data),
+                               o * layout.stride + k) *
                        s.Of(o, k));
     }
   }
