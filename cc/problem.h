@@ -134,9 +134,25 @@ struct ScaledDotProblem {
   bool out_transposed;
   Dtype out_dtype;
   void* out;
+  int64_t out_stride;  // from a row of out to the next; of CPUs only, others have it be cols
   void* scratch;  // for the kernel's own use while it runs: scratch_bytes of it, maybe none
   int64_t scratch_bytes;
   bool* out_of_memory;  // set, by any thread, if scratch memory cannot be had; out is then garbage
+};
+
+// ragged_dot: rhs has a matrix for each group of rows of lhs, [rhs_batch, groups, cols, depth]. The
+// rows of a batch entry are its groups, one after the other, as many of each as group_sizes says;
+// rows after the last group give zeros. Equal runs of batch entries share an entry of rhs.
+struct RaggedDotProblem {
+  ScaledDotProblem dot;  // its rhs has rhs_batch * groups entries instead of batch; nothing is
+                         // transposed, and blocks of lhs have one row
+  int64_t rhs_batch, groups;
+  const int32_t* group_sizes;  // [batch, groups]; on a GPU they are there
+
+  // The entry of rhs that group g of batch entry b has.
+  constexpr int64_t Matrix(int64_t b, int64_t g) const {
+    return b / (dot.batch / rhs_batch) * groups + g;
+  }
 };
 
 }  // namespace jaxfp4

@@ -47,6 +47,7 @@ from jaxfp4.quantizer import (
     quantize,
     transpose_blocks,
 )
+from jaxfp4.ragged import ragged_dot
 from jaxfp4.recipes import Gemm, Recipe
 
 if TYPE_CHECKING:

@@ -130,28 +130,30 @@ def _check_contraction(a: jax.Array | ScaledArray, b: ScaledArray) -> None:
 def _scaled_dot(
     a: jax.Array | ScaledArray, b: ScaledArray, dtype: np.dtype, exact: bool
 ) -> jax.Array:
-    batch = b.ndim - 2
+    vector = a.ndim == b.ndim - 1
+    lhs, rhs, spec, b = operands_of_product(a, b)
+    if vector:
+        lhs = (lhs[0][..., None, :], lhs[1] if spec is None else lhs[1][..., None, :], lhs[2])
+    y = _scaled_dot_op(lhs, rhs, spec, (b.format, b.block_shape), dtype, b.layout, exact)
+    return y[..., 0, :] if vector else y
+
+
+def operands_of_product(a: jax.Array | ScaledArray, b: ScaledArray):
+    """``(lhs, rhs, lhs_spec, b)``: arrays of operands that contract, as operations take them.
+
+    a's under the rotation of b, both padded to one depth; b in the layout that its arrays have.
+    """
     if isinstance(a, ScaledArray):
         a = unpack(a)
         depth = max(_stored_depth(a), _stored_depth(b))
         b = b if _stored_depth(b) == depth else unpack(b)
-        vector = a.ndim == batch + 1
-        lhs = _pad_codes(a, depth)
-        spec = (a.format, a.block_shape)
-    else:
-        depth = _stored_depth(b)
-        vector = a.ndim == batch + 1
-        missing = depth - a.shape[-1]
-        a = jnp.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, missing)]) if missing else a
-        if b.hadamard is not None:
-            a = _hadamard_op(a, jnp.asarray(b.hadamard.signs()))
-        lhs = (a, jnp.zeros((0,), jnp.float32), jnp.ones((), jnp.float32))
-        spec = None
-    if vector:
-        lhs = (lhs[0][..., None, :], lhs[1] if spec is None else lhs[1][..., None, :], lhs[2])
-    rhs = _pad_codes(b, depth)
-    y = _scaled_dot_op(lhs, rhs, spec, (b.format, b.block_shape), dtype, b.layout, exact)
-    return y[..., 0, :] if vector else y
+        return _pad_codes(a, depth), _pad_codes(b, depth), (a.format, a.block_shape), b
+    missing = _stored_depth(b) - a.shape[-1]
+    a = jnp.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, missing)]) if missing else a
+    if b.hadamard is not None:
+        a = _hadamard_op(a, jnp.asarray(b.hadamard.signs()))
+    lhs = (a, jnp.zeros((0,), jnp.float32), jnp.ones((), jnp.float32))
+    return lhs, (b.data, b.scale, b.global_scale), None, b
 
 
 def _stored_depth(q: ScaledArray) -> int:

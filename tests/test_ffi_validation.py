@@ -64,6 +64,18 @@ def dot(
     )  # fmt: skip
 
 
+def ragged(
+    lhs=(3, 32), lhs_scale=NONE, lhs_g=(), rhs=(2, 5, 16), rhs_scale=(2, 5, 2), rhs_g=(),
+    sizes=(2,), out=(3, 5), *, lhs_dtype=F32, lhs_scale_dtype=F32, sizes_dtype=jnp.int32,
+    out_dtype=F32, **attrs,
+):  # fmt: skip
+    return call(
+        "ragged_dot", [(out, out_dtype)], zeros(lhs, lhs_dtype), zeros(lhs_scale, lhs_scale_dtype),
+        zeros(lhs_g), zeros(rhs, U8), zeros(rhs_scale, E4M3), zeros(rhs_g),
+        zeros(sizes, sizes_dtype), **(DOT | attrs),
+    )  # fmt: skip
+
+
 TRANSPOSED = dict(
     element=0, scale_type=1, block_rows=1, block_cols=16, batch_rank=0, contracted_first=0,
     out_transposed=0,
@@ -103,6 +115,11 @@ def amax(x=(4, 32), out=(), *, dtype=F32, out_dtype=F32):
     return call("amax", [(out, out_dtype)], zeros(x, dtype))
 
 
+BLOCKED_ROWS = dict(
+    lhs=(3, 16), lhs_dtype=U8, lhs_element=0, lhs_scale_type=1, lhs_block_rows=16,
+    lhs_block_cols=16, lhs_scale=(1, 2), lhs_scale_dtype=E4M3,
+)  # fmt: skip
+
 WELL_FORMED = [
     (quantize, {}),
     (quantize, MX),
@@ -114,6 +131,12 @@ WELL_FORMED = [
     (dot, dict(scratch=[((64,), U8)])),
     (dot, dict(lhs=(0, 32), out=(0, 5))),
     (dot, dict(lhs=(3, 0), rhs=(5, 0), rhs_scale=(5, 0))),
+    (ragged, {}),
+    (ragged, dict(lhs=(0, 32), out=(0, 5))),
+    (ragged, dict(lhs=(3, 0), rhs=(2, 5, 0), rhs_scale=(2, 5, 0))),
+    (ragged, dict(rhs=(0, 5, 16), rhs_scale=(0, 5, 2), sizes=(0,))),
+    (ragged, dict(rhs=(2, 0, 16), rhs_scale=(2, 0, 2), out=(3, 0))),
+    (ragged, dict(lhs=(4, 3, 32), sizes=(4, 2), out=(4, 3, 5))),
     (transposed, {}),
     (transposed, dict(lhs=(5, 3), contracted_first=1)),
     (transposed, dict(lhs=(5,), out=(32,))),
@@ -145,6 +168,9 @@ MALFORMED = [
     (dot, dict(scale_dtype=E8M0)),
     (dot, dict(g_dtype=BF16)),
     (dot, dict(out_dtype=jnp.int32)),
+    (ragged, dict(lhs_dtype=jnp.int8)),
+    (ragged, dict(sizes_dtype=jnp.uint8)),
+    (ragged, dict(out_dtype=jnp.int32)),
     (transposed, dict(lhs_dtype=jnp.int8)),
     (transposed, dict(rhs_dtype=jnp.int8)),
     (transposed, dict(scale_dtype=E8M0)),
@@ -178,6 +204,16 @@ MALFORMED = [
     (dot, dict(out=(4, 5))),
     (dot, dict(lhs_g=(7,))),
     (dot, dict(rhs_g=(7,))),
+    (ragged, dict(lhs=(3, 64))),
+    (ragged, dict(lhs=(32,), out=(5,))),
+    (ragged, dict(rhs=(5, 16), rhs_scale=(5, 2))),
+    (ragged, dict(rhs=(4, 2, 5, 16), rhs_scale=(4, 2, 5, 2))),
+    (ragged, dict(lhs=(4, 3, 32), rhs=(3, 2, 5, 16), rhs_scale=(3, 2, 5, 2), out=(4, 3, 5))),
+    (ragged, dict(sizes=(3,))),
+    (ragged, dict(sizes=())),
+    (ragged, dict(out=(3, 4))),
+    (ragged, dict(rhs_scale=(2, 5, 3))),
+    (ragged, dict(rhs_g=(3,))),
     (transposed, dict(lhs=(3, 4))),
     (transposed, dict(lhs=(), out=(32,))),
     (transposed, dict(lhs=(5, 3))),
@@ -220,6 +256,9 @@ MALFORMED = [
     (dot, dict(exact=2)),
     (dot, dict(scratch=[((64,), F32)])),
     (dot, dict(lhs_element=77)),
+    (ragged, dict(rhs_element=-1)),
+    (ragged, dict(rhs_layout=1)),
+    (ragged, dict(BLOCKED_ROWS)),
     (transposed, dict(element=-1)),
     (transposed, dict(batch_rank=1)),
     (transposed, dict(batch_rank=-1)),

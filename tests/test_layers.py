@@ -20,7 +20,7 @@ LAYERS = (
     ("array",),
     ("reference", "native", "dispatch"),
     ("ops",),
-    ("layouts", "quantizer", "calibration", "recipes", "dot", "conv", "einsum", "export"),
+    ("layouts", "quantizer", "calibration", "recipes", "dot", "ragged", "conv", "einsum", "export"),
     ("jaxfp4",),
     ("paths", "rows", "weights"),
     ("nnx", "linen", "optim", "io", "tree"),

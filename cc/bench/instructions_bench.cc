@@ -146,7 +146,7 @@ void Dot(const Operation& op) {
   ScaledDotProblem p = {};
   p.batch = 1;
   p.rows = op.m;
-  p.cols = kOutputs;
+  p.cols = p.out_stride = kOutputs;
   p.depth = kDepth;
   p.lhs = p.rhs = Codes(op.format, kOutputs);
   if (op.lhs <= 0) {

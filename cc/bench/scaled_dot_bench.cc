@@ -130,7 +130,7 @@ void Measure(const Case& c, int64_t m, int64_t n, int64_t k, const Kernels& kern
   ScaledDotProblem p{};
   p.batch = 1;
   p.rows = m;
-  p.cols = n;
+  p.cols = p.out_stride = n;
   p.depth = k;
   const auto operand = [&](int64_t block, ScaleType type, int64_t rows) {
     DotOperand x{};

@@ -11,5 +11,6 @@ void RunFakeQuantize(const QuantizeProblem& problem, Parallel& parallel);
 void RunDequantizeBlocks(const DequantizeProblem& problem, Parallel& parallel);
 void RunAmax(const AmaxProblem& problem, Parallel& parallel);
 void RunHadamard(const HadamardProblem& problem, Parallel& parallel);
+void RunRaggedDot(const RaggedDotProblem& problem, Parallel& parallel);
 
 }  // namespace jaxfp4

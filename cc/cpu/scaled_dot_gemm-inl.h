@@ -104,7 +104,7 @@ struct FinalScale {
   }
   JAXFP4_INLINE void Store(const ScaledDotProblem& p, int64_t row, int64_t n, F sum,
                            RowFactors lhs) const {
-    StoreOutputs(p, row * p.cols + n, p.cols - n, Apply(lhs, sum));
+    StoreOutputs(p, row * p.out_stride + n, p.cols - n, Apply(lhs, sum));
   }
   JAXFP4_INLINE void Store(const ScaledDotProblem& p, int64_t row, int64_t n, F sum) const {
     Store(p, row, n, sum, RowFactors(p, row));

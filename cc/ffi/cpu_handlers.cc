@@ -2,6 +2,7 @@
 #include "cc/ffi/cpu_handlers.h"
 
 #include <initializer_list>
+#include <string>
 
 #include "cc/cpu/run.h"
 #include "cc/cpu/targets.h"
@@ -35,12 +36,21 @@ struct Cpu {
     bool out_of_memory = false;
     problem.out_of_memory = &out_of_memory;
     const ffi::Error error = Run(ActiveKernels().scaled_dot, problem, pool);
-    if (!out_of_memory) return error;
-    return ffi::Error(ffi::ErrorCode::kResourceExhausted,
-                      "jaxfp4_scaled_dot: out of memory for decoded rows of lhs");
+    return out_of_memory ? OutOfMemory("jaxfp4_scaled_dot") : error;
+  }
+  static ffi::Error RaggedDot(RaggedDotProblem problem, Context pool) {
+    JAXFP4_RETURN_IF_ERROR(CheckGroupSizes(problem));
+    bool out_of_memory = false;
+    problem.dot.out_of_memory = &out_of_memory;
+    const ffi::Error error = Run(RunRaggedDot, problem, pool);
+    return out_of_memory ? OutOfMemory("jaxfp4_ragged_dot") : error;
   }
 
  private:
+  static ffi::Error OutOfMemory(const char* op) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted,
+                      std::string(op) + ": out of memory for decoded rows of lhs");
+  }
   template <class Problem>
   static ffi::Error Run(void (*run)(const Problem&, Parallel&), const Problem& problem,
                         Context pool) {
@@ -54,7 +64,7 @@ struct Cpu {
 
 const std::vector<Registration>& CpuRegistrations() {
   return Registrations<Cpu, QuantizeBlocksOp, FakeQuantizeOp, DequantizeBlocksOp, AmaxOp, HadamardOp,
-                       ScaledDotOp, ScaledDotTransposedOp>();
+                       ScaledDotOp, RaggedDotOp, ScaledDotTransposedOp>();
 }
 
 }  // namespace jaxfp4

@@ -185,6 +185,34 @@ struct ScaledDotOp {
   }
 };
 
+struct RaggedDotOp {
+  static constexpr const char* kTarget = "jaxfp4_ragged_dot_v1";
+
+  template <class Binding>
+  static auto Bind(Binding&& binding) {
+    return Attrs(Rets<1>(Args<7>(std::move(binding))), "lhs_element", "lhs_scale_type",
+                 "lhs_block_rows", "lhs_block_cols", "rhs_element", "rhs_scale_type",
+                 "rhs_block_rows", "rhs_block_cols", "rhs_layout", "exact");
+  }
+
+  template <class Platform>
+  static ffi::Error Call(typename Platform::Context context, Buffer lhs, Buffer lhs_scale,
+                         Buffer lhs_global, Buffer rhs, Buffer rhs_scale, Buffer rhs_global,
+                         Buffer group_sizes, Result out, int64_t lhs_element,
+                         int64_t lhs_scale_type, int64_t lhs_block_rows, int64_t lhs_block_cols,
+                         int64_t rhs_element, int64_t rhs_scale_type, int64_t rhs_block_rows,
+                         int64_t rhs_block_cols, int64_t rhs_layout, int64_t exact) {
+    RaggedDotProblem problem;
+    ScaledDotOffsets offsets;
+    JAXFP4_RETURN_IF_ERROR(ReadRaggedDot(
+        lhs, lhs_scale, lhs_global, rhs, rhs_scale, rhs_global, group_sizes, *out,
+        {lhs_element, lhs_scale_type, lhs_block_rows, lhs_block_cols, rhs_element, rhs_scale_type,
+         rhs_block_rows, rhs_block_cols, rhs_layout, exact},
+        &problem, &offsets));
+    return Platform::RaggedDot(problem, context);
+  }
+};
+
 struct ScaledDotTransposedOp {
   static constexpr const char* kTarget = "jaxfp4_scaled_dot_transposed_v1";
 

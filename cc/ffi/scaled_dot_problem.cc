@@ -7,9 +7,8 @@
 namespace jaxfp4 {
 namespace {
 
-constexpr char kOp[] = "jaxfp4_scaled_dot";
-
-Subject Of(const char* operand) { return {kOp, operand}; }
+constexpr char kScaledDot[] = "jaxfp4_scaled_dot";
+constexpr char kRaggedDot[] = "jaxfp4_ragged_dot";
 
 // An operand's names in errors, and what comes with the data.
 struct Source {
@@ -128,19 +127,23 @@ ffi::Error ReadGlobal(const Source& source, const Dims& values, size_t most, Dot
   return ExpectLeading(subject, source.global, values, most, {});
 }
 
-ffi::Error CheckContraction(const Dims& lhs, const Dims& rhs, size_t batch_rank) {
+ffi::Error CheckContraction(const Source& left, const Dims& lhs, const Dims& rhs,
+                            size_t batch_rank) {
   const bool fits = lhs.size() > batch_rank && lhs.back() == rhs.back() &&
                     Slice(lhs, 0, batch_rank) == Slice(rhs, 0, batch_rank);
   if (fits) return ffi::Error::Success();
   Dims expected = Slice(rhs, 0, batch_rank);
   expected.push_back(rhs.back());
-  return Invalid(Of("lhs"), "has values of shape " + Text(lhs) + ", expected the axes " +
-                                Text(expected) + " of rhs " + Text(rhs) +
-                                " with axes of rows before the last");
+  return Invalid(left.Of("lhs"), "has values of shape " + Text(lhs) + ", expected the axes " +
+                                     Text(expected) + " of rhs " + Text(rhs) +
+                                     " with axes of rows before the last");
 }
 
-ffi::Error CheckLayout(const ScaledDotProblem& p, int64_t layout, const Dims& scale) {
-  JAXFP4_RETURN_IF_ERROR(ExpectAttribute(Of("rhs_layout"), layout, 0, 1));
+ffi::Error ReadLayout(const Source& right, int64_t layout, const Dims& scale,
+                      ScaledDotProblem* problem) {
+  ScaledDotProblem& p = *problem;
+  JAXFP4_RETURN_IF_ERROR(ExpectAttribute(right.Of("rhs_layout"), layout, 0, 1));
+  p.rhs_layout = static_cast<Layout>(layout);
   if (layout == 0) return ffi::Error::Success();
   const BlockFormat& format = p.rhs.format;
   const bool full = scale[scale.size() - 2] == CeilDiv(p.cols, format.block_rows);
@@ -149,9 +152,57 @@ ffi::Error CheckLayout(const ScaledDotProblem& p, int64_t layout, const Dims& sc
   if (format.element == Element::kE2M1 && (nvfp4 || mxfp4) && p.cols % 16 == 0 && full) {
     return ffi::Error::Success();
   }
-  return Invalid(Of("rhs_layout"),
+  return Invalid(right.Of("rhs_layout"),
                  "is 1, which needs e2m1 codes with e4m3 scales of 16 or e8m0 scales of 32, and "
                  "rows of rhs (" + std::to_string(p.cols) + ") in multiples of 16");
+}
+
+// The operands of a product, whatever the axes of their rows: formats and shapes.
+ffi::Error ReadOperands(const Source& left, const Source& right, ScaledDotProblem* p, Dims* lhs,
+                        Dims* rhs) {
+  if (right.element == -1) {
+    return Invalid(right.Of("rhs_element"),
+                   "is -1 (floats), expected the element type of codes, 0 to 4");
+  }
+  JAXFP4_RETURN_IF_ERROR(ReadValues(left, &p->lhs, lhs));
+  return ReadValues(right, &p->rhs, rhs);
+}
+
+// Of lhs the axes but the last are rows, in rhs `batch_rank` axes come before those of a matrix.
+ffi::Error ReadScales(const Source& left, const Dims& lhs, size_t lhs_batch_rank,
+                      const Source& right, const Dims& rhs, size_t rhs_batch_rank,
+                      ScaledDotProblem* p, ScaledDotOffsets* offsets) {
+  if (p->lhs.coded) {
+    JAXFP4_RETURN_IF_ERROR(ReadScale(left, lhs, lhs_batch_rank, true, &p->lhs, &offsets->lhs));
+  }
+  JAXFP4_RETURN_IF_ERROR(ReadScale(right, rhs, rhs_batch_rank, false, &p->rhs, &offsets->rhs));
+  JAXFP4_RETURN_IF_ERROR(ReadGlobal(left, lhs, lhs.size() - 1, &p->lhs));
+  return ReadGlobal(right, rhs, rhs_batch_rank, &p->rhs);
+}
+
+ffi::Error ReadOut(const Source& left, const ffi::AnyBuffer& out, const Dims& lhs,
+                   ScaledDotProblem* p) {
+  Dims result = Slice(lhs, 0, lhs.size() - 1);
+  result.push_back(p->cols);
+  JAXFP4_RETURN_IF_ERROR(
+      ExpectShape(left.Of("out"), out, result, "the axes of lhs but the last, then rows of rhs"));
+  JAXFP4_RETURN_IF_ERROR(ReadFloatDtype(left.Of("out"), out, &p->out_dtype));
+  p->out = out.untyped_data();
+  p->out_stride = p->cols;
+  return ffi::Error::Success();
+}
+
+Source LhsOf(const char* op, const char* format_name, const ffi::AnyBuffer& lhs,
+             const ffi::AnyBuffer& scale, const ffi::AnyBuffer& global,
+             const ScaledDotAttributes& a) {
+  return {op, format_name, "lhs", "lhs scale", "lhs global scale", lhs, scale, global,
+          a.lhs_element, a.lhs_scale_type, a.lhs_block_rows, a.lhs_block_cols};
+}
+Source RhsOf(const char* op, const char* format_name, const ffi::AnyBuffer& rhs,
+             const ffi::AnyBuffer& scale, const ffi::AnyBuffer& global,
+             const ScaledDotAttributes& a) {
+  return {op, format_name, "rhs", "rhs scale", "rhs global scale", rhs, scale, global,
+          a.rhs_element, a.rhs_scale_type, a.rhs_block_rows, a.rhs_block_cols};
 }
 
 }  // namespace
@@ -163,42 +214,87 @@ ffi::Error ReadScaledDot(const ffi::AnyBuffer& lhs, const ffi::AnyBuffer& lhs_sc
                          ScaledDotProblem* problem, ScaledDotOffsets* offsets) {
   ScaledDotProblem& p = *problem;
   p = {};
-  const Source left = {kOp, "jaxfp4_scaled_dot: lhs", "lhs", "lhs scale", "lhs global scale",
-                       lhs, lhs_scale, lhs_global,
-                       a.lhs_element, a.lhs_scale_type, a.lhs_block_rows, a.lhs_block_cols};
-  const Source right = {kOp, "jaxfp4_scaled_dot: rhs", "rhs", "rhs scale", "rhs global scale",
-                        rhs, rhs_scale, rhs_global,
-                        a.rhs_element, a.rhs_scale_type, a.rhs_block_rows, a.rhs_block_cols};
-  if (a.rhs_element == -1) {
-    return Invalid(Of("rhs_element"), "is -1 (floats), expected the element type of codes, 0 to 4");
-  }
+  const Source left =
+      LhsOf(kScaledDot, "jaxfp4_scaled_dot: lhs", lhs, lhs_scale, lhs_global, a);
+  const Source right =
+      RhsOf(kScaledDot, "jaxfp4_scaled_dot: rhs", rhs, rhs_scale, rhs_global, a);
   Dims l, r;
-  JAXFP4_RETURN_IF_ERROR(ReadValues(left, &p.lhs, &l));
-  JAXFP4_RETURN_IF_ERROR(ReadValues(right, &p.rhs, &r));
+  JAXFP4_RETURN_IF_ERROR(ReadOperands(left, right, &p, &l, &r));
   const size_t batch_rank = r.size() - 2;
-  JAXFP4_RETURN_IF_ERROR(CheckContraction(l, r, batch_rank));
-  if (p.lhs.coded) {
-    JAXFP4_RETURN_IF_ERROR(ReadScale(left, l, batch_rank, true, &p.lhs, &offsets->lhs));
-  }
-  JAXFP4_RETURN_IF_ERROR(ReadScale(right, r, batch_rank, false, &p.rhs, &offsets->rhs));
-  JAXFP4_RETURN_IF_ERROR(ReadGlobal(left, l, l.size() - 1, &p.lhs));
-  JAXFP4_RETURN_IF_ERROR(ReadGlobal(right, r, batch_rank, &p.rhs));
-
+  JAXFP4_RETURN_IF_ERROR(CheckContraction(left, l, r, batch_rank));
+  JAXFP4_RETURN_IF_ERROR(ReadScales(left, l, batch_rank, right, r, batch_rank, &p, offsets));
   p.batch = Product(Slice(r, 0, batch_rank));
   p.rows = Product(Slice(l, batch_rank, l.size() - 1));
   p.cols = r[batch_rank];
   p.depth = r.back();
-  JAXFP4_RETURN_IF_ERROR(CheckLayout(p, a.rhs_layout, DimsOf(rhs_scale)));
-  p.rhs_layout = static_cast<Layout>(a.rhs_layout);
-  JAXFP4_RETURN_IF_ERROR(ExpectAttribute(Of("exact"), a.exact, 0, 1));
+  JAXFP4_RETURN_IF_ERROR(ReadLayout(right, a.rhs_layout, DimsOf(rhs_scale), &p));
+  JAXFP4_RETURN_IF_ERROR(ExpectAttribute(right.Of("exact"), a.exact, 0, 1));
   p.exact = a.exact;
+  return ReadOut(left, out, l, &p);
+}
 
-  Dims result = Slice(l, 0, l.size() - 1);
-  result.push_back(p.cols);
+ffi::Error ReadRaggedDot(const ffi::AnyBuffer& lhs, const ffi::AnyBuffer& lhs_scale,
+                         const ffi::AnyBuffer& lhs_global, const ffi::AnyBuffer& rhs,
+                         const ffi::AnyBuffer& rhs_scale, const ffi::AnyBuffer& rhs_global,
+                         const ffi::AnyBuffer& group_sizes, const ffi::AnyBuffer& out,
+                         const ScaledDotAttributes& a, RaggedDotProblem* problem,
+                         ScaledDotOffsets* offsets) {
+  *problem = {};
+  ScaledDotProblem& p = problem->dot;
+  const Source left =
+      LhsOf(kRaggedDot, "jaxfp4_ragged_dot: lhs", lhs, lhs_scale, lhs_global, a);
+  const Source right =
+      RhsOf(kRaggedDot, "jaxfp4_ragged_dot: rhs", rhs, rhs_scale, rhs_global, a);
+  Dims l, r;
+  JAXFP4_RETURN_IF_ERROR(ReadOperands(left, right, &p, &l, &r));
+  const size_t rank = r.size(), batch_rank = l.size() - 2;
+  const bool fits = rank >= 3 && rank - 3 <= batch_rank && l.back() == r.back() &&
+                    Slice(l, 0, rank - 3) == Slice(r, 0, rank - 3);
+  if (!fits) {
+    return Invalid(left.Of("lhs"), "has values of shape " + Text(l) + " and rhs of " + Text(r) +
+                                       ", expected [B..., M, K] and [B..., G, N, K]");
+  }
+  if (p.lhs.coded && p.lhs.format.block_rows > 1) {
+    return Invalid(left.Of("lhs"), "is in blocks of " + std::to_string(p.lhs.format.block_rows) +
+                                       " rows, expected blocks of one, which no group cuts");
+  }
+  JAXFP4_RETURN_IF_ERROR(ReadScales(left, l, batch_rank, right, r, rank - 2, &p, offsets));
+  p.batch = Product(Slice(l, 0, batch_rank));
+  p.rows = l[batch_rank];
+  p.cols = r[rank - 2];
+  p.depth = r.back();
+  problem->rhs_batch = Product(Slice(r, 0, rank - 3));
+  problem->groups = r[rank - 3];
+  JAXFP4_RETURN_IF_ERROR(ReadLayout(right, a.rhs_layout, DimsOf(rhs_scale), &p));
+  Dims sizes = Slice(l, 0, batch_rank);
+  sizes.push_back(problem->groups);
+  const Subject subject = left.Of("group_sizes");
+  JAXFP4_RETURN_IF_ERROR(ExpectDtype(subject, group_sizes, ffi::DataType::S32));
   JAXFP4_RETURN_IF_ERROR(
-      ExpectShape(Of("out"), out, result, "the axes of lhs but the last, then rows of rhs"));
-  JAXFP4_RETURN_IF_ERROR(ReadFloatDtype(Of("out"), out, &p.out_dtype));
-  p.out = out.untyped_data();
+      ExpectShape(subject, group_sizes, sizes, "batch axes of lhs, then matrices of rhs"));
+  problem->group_sizes = static_cast<const int32_t*>(group_sizes.untyped_data());
+  JAXFP4_RETURN_IF_ERROR(ExpectAttribute(right.Of("exact"), a.exact, 0, 1));
+  p.exact = a.exact;
+  return ReadOut(left, out, l, &p);
+}
+
+ffi::Error CheckGroupSizes(const RaggedDotProblem& p) {
+  const Subject subject = {kRaggedDot, "group_sizes"};
+  for (int64_t b = 0; b < p.dot.batch; ++b) {
+    int64_t sum = 0;
+    for (int64_t g = 0; g < p.groups; ++g) {
+      const int64_t size = p.group_sizes[b * p.groups + g];
+      if (size < 0) {
+        return Invalid(subject, "has " + std::to_string(size) + " rows in group " +
+                                    std::to_string(g) + ", expected 0 or more");
+      }
+      sum += size;
+    }
+    if (sum > p.dot.rows) {
+      return Invalid(subject, "has " + std::to_string(sum) + " rows in all, expected at most the " +
+                                  std::to_string(p.dot.rows) + " rows of lhs");
+    }
+  }
   return ffi::Error::Success();
 }
 
@@ -261,6 +357,7 @@ ffi::Error ReadScaledDotTransposed(const ffi::AnyBuffer& lhs, const ffi::AnyBuff
                                      "batch axes, then free axes of lhs and columns of rhs"));
   JAXFP4_RETURN_IF_ERROR(ReadFloatDtype(right.Of("out"), out, &p.out_dtype));
   p.out = out.untyped_data();
+  p.out_stride = p.cols;
   return ffi::Error::Success();
 }
 

@@ -1,4 +1,4 @@
-// From the operands and attributes of a scaled_dot call to a problem, or an error that says what is
+// From the operands and attributes of a scaled product to a problem, or an error that says what is
 // wrong. Nothing here knows the platform.
 #pragma once
 
@@ -26,6 +26,18 @@ ffi::Error ReadScaledDot(const ffi::AnyBuffer& lhs, const ffi::AnyBuffer& lhs_sc
                          const ffi::AnyBuffer& rhs_scale, const ffi::AnyBuffer& rhs_global,
                          const ffi::AnyBuffer& out, const ScaledDotAttributes& attributes,
                          ScaledDotProblem* problem, ScaledDotOffsets* offsets);
+
+// The same attributes, for a matrix of rhs for each group of rows. Group sizes may be elsewhere:
+// none is read.
+ffi::Error ReadRaggedDot(const ffi::AnyBuffer& lhs, const ffi::AnyBuffer& lhs_scale,
+                         const ffi::AnyBuffer& lhs_global, const ffi::AnyBuffer& rhs,
+                         const ffi::AnyBuffer& rhs_scale, const ffi::AnyBuffer& rhs_global,
+                         const ffi::AnyBuffer& group_sizes, const ffi::AnyBuffer& out,
+                         const ScaledDotAttributes& attributes, RaggedDotProblem* problem,
+                         ScaledDotOffsets* offsets);
+
+// Where they can be read: none is negative, and there are rows for all.
+ffi::Error CheckGroupSizes(const RaggedDotProblem& problem);
 
 struct ScaledDotTransposedAttributes {
   int64_t element, scale_type, block_rows, block_cols;

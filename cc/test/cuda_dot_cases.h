@@ -187,7 +187,7 @@ inline ScaledDotProblem ProblemOf(const Operand& lhs, const Operand& rhs, Dtype 
   ScaledDotProblem p = {};
   p.batch = lhs.batch;
   p.rows = lhs.rows;
-  p.cols = rhs.rows;
+  p.cols = p.out_stride = rhs.rows;
   p.depth = lhs.depth;
   p.lhs = lhs.Describe();
   p.rhs = rhs.Describe();

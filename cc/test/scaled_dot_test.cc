@@ -4,10 +4,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <initializer_list>
+#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
 
+#include "cc/cpu/run.h"
 #include "cc/cpu/targets.h"
 #include "cc/test/check.h"
 #include "cc/test/oracle.h"
@@ -162,17 +165,27 @@ struct Run {
   double At(int64_t i) const { return jaxfp4::At(dtype, out.data(), i); }
 };
 
+ScaledDotProblem ProblemOf(const Operand& lhs, const DotOperand& rhs, int64_t rows, int64_t cols,
+                           int64_t depth, std::vector<uint8_t>* out, Dtype dtype) {
+  ScaledDotProblem p{};
+  p.batch = lhs.batch;
+  p.rows = rows;
+  p.cols = p.out_stride = cols;
+  p.depth = depth;
+  p.lhs = lhs.Describe();
+  p.rhs = rhs;
+  p.out_dtype = dtype;
+  p.out = out->data();
+  return p;
+}
+
 Run Dot(const Operand& lhs, const DotOperand& rhs, int64_t cols, Dtype dtype, Layout layout,
         const Kernels& kernels, Parallel& parallel) {
   Run run{std::vector<uint8_t>(static_cast<size_t>(lhs.batch * lhs.rows * cols) *
                                (dtype == Dtype::kF32 ? 4 : 2)), dtype};
   bool out_of_memory = false;
-  ScaledDotProblem p = {};
-  p.batch = lhs.batch, p.rows = lhs.rows, p.cols = cols, p.depth = lhs.depth;
-  p.lhs = lhs.Describe(), p.rhs = rhs;
+  ScaledDotProblem p = ProblemOf(lhs, rhs, lhs.rows, cols, lhs.depth, &run.out, dtype);
   p.rhs_layout = layout;
-  p.out_dtype = dtype;
-  p.out = run.out.data();
   p.out_of_memory = &out_of_memory;
   kernels.scaled_dot(p, parallel);
   Check(!out_of_memory, "out of memory");
@@ -530,12 +543,8 @@ struct Transposed {
     Run run{std::vector<uint8_t>(static_cast<size_t>(lhs.batch * rows * cols) *
                                  (dtype == Dtype::kF32 ? 4 : 2)), dtype};
     bool out_of_memory = false;
-    ScaledDotProblem p = {};
-    p.batch = lhs.batch, p.rows = rows, p.cols = cols, p.depth = depth;
-    p.lhs = lhs.Describe(), p.rhs = rhs.Describe();
+    ScaledDotProblem p = ProblemOf(lhs, rhs.Describe(), rows, cols, depth, &run.out, dtype);
     p.out_transposed = out_transposed;
-    p.out_dtype = dtype;
-    p.out = run.out.data();
     p.out_of_memory = &out_of_memory;
     p.lhs.transposed = lhs_transposed;
     p.rhs.transposed = true;
@@ -688,6 +697,100 @@ void TestExtremeScales() {
   }
 }
 
+// ---- groups of rows, each with a matrix of its own
+
+std::vector<uint8_t> Part(const std::vector<uint8_t>& x, int64_t begin, int64_t end) {
+  return {x.begin() + begin, x.begin() + end};
+}
+
+// Rows of an operand of one batch entry.
+Operand Rows(const Operand& x, int64_t row, int64_t rows) {
+  Operand part = x;
+  part.rows = rows;
+  part.data = Part(x.data, row * x.RowBytes(), (row + rows) * x.RowBytes());
+  if (!x.spec.coded || x.BlockRows() == 0) return part;
+  const int64_t bytes = static_cast<int64_t>(x.scale.size()) / x.rows;
+  part.scale = Part(x.scale, row * bytes, (row + rows) * bytes);
+  return part;
+}
+
+// A batch entry of an operand.
+Operand Entry(const Operand& x, int64_t b) {
+  Operand entry = x;
+  entry.batch = 1;
+  entry.data = Part(x.data, b * x.rows * x.RowBytes(), (b + 1) * x.rows * x.RowBytes());
+  const int64_t bytes = static_cast<int64_t>(x.scale.size()) / x.batch;
+  entry.scale = Part(x.scale, b * bytes, (b + 1) * bytes);
+  entry.offsets = {0};
+  if (x.global.size() > 1) entry.global = {x.global[static_cast<size_t>(b)]};
+  return entry;
+}
+
+// One batch entry of rows and of matrices for the groups of `sizes`, of columns in `layout`.
+Run Ragged(const Operand& lhs, const Operand& rhs, const std::vector<int32_t>& sizes, Layout layout,
+           Parallel& parallel) {
+  Run run{std::vector<uint8_t>(static_cast<size_t>(lhs.rows * rhs.rows) * 4, 0xff), Dtype::kF32};
+  bool out_of_memory = false;
+  RaggedDotProblem p{
+      ProblemOf(lhs, rhs.Describe(), lhs.rows, rhs.rows, lhs.depth, &run.out, run.dtype), 1,
+      rhs.batch, sizes.data()};
+  p.dot.rhs_layout = layout;
+  p.dot.out_of_memory = &out_of_memory;
+  std::vector<int64_t> offsets;  // of every row, as handlers have them
+  for (int64_t row = 0; row < lhs.rows; ++row) {
+    offsets.push_back(lhs.BlockRows() == 0 ? 0 : row * lhs.ScaleCols());
+  }
+  p.dot.lhs.scale_offset = offsets.data();
+  p.dot.lhs.rows_per_offset = 1;
+  RunRaggedDot(p, parallel);
+  Check(!out_of_memory, "out of memory");
+  return run;
+}
+
+// The bits of each group's own product, whatever the others are and however many threads there are.
+void TestRagged() {
+  Random random(7);
+  Serial serial;
+  Threads two(2), many(40);
+  const std::vector<int32_t> cases[] = {
+      {1, 0, 2, 1}, {3, 0, 5, 12}, {0, 20, 0, 0}, {0, 0, 0, 0}, {1, 130, 2, 1}};
+  for (const Spec& a : LhsSpecs()) {
+    if (a.coded && a.format.block_rows > 1) continue;
+    for (const Spec& b : CodedSpecs()) {
+      for (const std::vector<int32_t>& sizes : cases) {
+        if (!Selected()) continue;
+        const int64_t depth = std::max(Unit(a), Unit(b)) * 3, cols = random() % 2 ? 416 : 1000;
+        const int64_t m = std::accumulate(sizes.begin(), sizes.end(), int64_t{0}) + 3;
+        const Operand lhs = Make(a, 1, m, depth, random);
+        const Operand rhs = Make(b, 4, cols, depth, random);
+        const bool packs = Prepackable(rhs);
+        const Operand packed = packs ? Interleaved(rhs) : rhs;
+        for (const Kernels* kernels : SupportedTargets()) {
+          ForceTarget(kernels->name);
+          const Run run = Ragged(lhs, rhs, sizes, Layout::kLogical, serial);
+          for (Parallel* parallel : std::initializer_list<Parallel*>{&two, &many}) {
+            if (Ragged(lhs, rhs, sizes, Layout::kLogical, *parallel).out != run.out) {
+              Fail(*kernels, lhs, rhs, "ragged: threads change results");
+            }
+          }
+          if (packs && Ragged(lhs, packed, sizes, Layout::kInterleaved16, two).out != run.out) {
+            Fail(*kernels, lhs, rhs, "ragged: layouts differ");
+          }
+          std::vector<uint8_t> expected;
+          for (int64_t g = 0, row = 0; g < 4; row += sizes[static_cast<size_t>(g++)]) {
+            const Run alone = Dot(Rows(lhs, row, sizes[static_cast<size_t>(g)]), Entry(rhs, g),
+                                  Dtype::kF32, *kernels, serial);
+            expected.insert(expected.end(), alone.out.begin(), alone.out.end());
+          }
+          expected.resize(run.out.size(), 0);
+          if (run.out != expected) Fail(*kernels, lhs, rhs, "ragged: not the groups' own products");
+        }
+      }
+    }
+  }
+  ForceTarget("");
+}
+
 void TestEmpty() {
   Random random(5);
   Serial serial;
@@ -718,6 +821,7 @@ int main() {
   jaxfp4::TestTransposed();
   jaxfp4::TestTransposedSpecials();
   jaxfp4::TestExtremeScales();
+  jaxfp4::TestRagged();
   jaxfp4::TestEmpty();
   return jaxfp4::Finish("scaled_dot_test");
 }

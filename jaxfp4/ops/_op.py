@@ -240,8 +240,10 @@ def _fixed_arity(n: int, inner: Primitive, params: dict[str, Any]) -> Callable:
         return lambda a, b, c: tuple(inner.bind(a, b, c, **params))
     if n == 4:
         return lambda a, b, c, d: tuple(inner.bind(a, b, c, d, **params))
-    assert n == 6, f"an operation with {n} operands needs a line here"
-    return lambda a, b, c, d, e, f: tuple(inner.bind(a, b, c, d, e, f, **params))
+    if n == 6:
+        return lambda a, b, c, d, e, f: tuple(inner.bind(a, b, c, d, e, f, **params))
+    assert n == 7, f"an operation with {n} operands needs a line here"
+    return lambda a, b, c, d, e, f, g: tuple(inner.bind(a, b, c, d, e, f, g, **params))
 
 
 def _reduced_axes(factors: Factors, chosen: dict[str, MeshAxes]) -> MeshAxes:

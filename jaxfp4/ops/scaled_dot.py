@@ -24,7 +24,7 @@ from jaxfp4.reference import dot as reference
 Operand = tuple[Format, BlockShape] | None
 
 
-def _value_shape(shape: tuple[int, ...], spec: Operand) -> tuple[int, ...]:
+def value_shape(shape: tuple[int, ...], spec: Operand) -> tuple[int, ...]:
     return shape if spec is None else values_shape(shape, spec[0])
 
 
@@ -41,7 +41,7 @@ def _results(
         _blocks.check_float("scaled_dot", lhs, "lhs")
     else:
         check_codes("scaled_dot", "lhs", lhs, lhs_scale, *lhs_spec)
-    a, b = _value_shape(lhs.shape, lhs_spec), _value_shape(rhs.shape, rhs_spec)
+    a, b = value_shape(lhs.shape, lhs_spec), value_shape(rhs.shape, rhs_spec)
     batch = len(b) - 2
     if a[-1] != b[-1] or a[:batch] != b[:batch] or len(a) < batch + 2:
         raise ShapeError(
@@ -66,23 +66,24 @@ def _reference(
     lhs_spec, rhs_spec, dtype, rhs_layout, exact,
 ):  # fmt: skip
     del exact  # it always is
-    rhs, rhs_scale = _logical(rhs, rhs_scale, rhs_spec, rhs_layout)
+    rhs, rhs_scale = logical(rhs, rhs_scale, rhs_spec, rhs_layout)
     y = reference.scaled_dot(
         lhs, lhs_scale, lhs_global, rhs, rhs_scale, rhs_global, lhs_spec, rhs_spec, dtype
     )
     return (y,)
 
 
-def _logical(rhs, rhs_scale, rhs_spec, rhs_layout: int):
+def logical(rhs, rhs_scale, rhs_spec, rhs_layout: int):
     """Codes and scales of rhs in their logical order."""
     if rhs_layout == orders.LOGICAL:
         return rhs, rhs_scale
     return orders.deinterleave(rhs, rhs_scale, rhs_spec[1])
 
 
-def _attributes(
+def dot_attributes(
     lhs_spec: Operand, rhs_spec: Operand, dtype, rhs_layout: int, exact: bool
 ) -> dict[str, int]:
+    """What tells C++ the meaning of both operands."""
     del dtype
     assert rhs_spec is not None
     none = {"lhs_element": -1, "lhs_scale_type": 0, "lhs_block_rows": 0, "lhs_block_cols": 0}
@@ -91,7 +92,7 @@ def _attributes(
     return lhs | rhs | {"rhs_layout": rhs_layout, "exact": int(exact)}
 
 
-def _contracted_unit(spec: Operand) -> int:
+def contracted_unit(spec: Operand) -> int:
     """Elements along K that a sharding must keep together."""
     if spec is None:
         return 1
@@ -104,11 +105,8 @@ def _factors(
 ) -> Factors:  # fmt: skip
     del dtype, exact
     batch = len(rhs) - 2
-    unit = math.lcm(_contracted_unit(lhs_spec), _contracted_unit(rhs_spec))
-    names = _Names(unit)
-    if rhs_layout != orders.LOGICAL:  # cut between groups of rows only
-        names.whole.add("kb")
-        names.group = orders.ROWS
+    unit = math.lcm(contracted_unit(lhs_spec), contracted_unit(rhs_spec))
+    names = Names(unit, rhs_layout)
     lead: Axes = tuple((f"b{i}",) for i in range(batch))
     rows: Axes = tuple((f"m{i}",) for i in range(len(lhs) - batch - 1))
     lhs_axes = names.operand(lead, rows, "m", lhs, lhs_scale, lhs_spec)
@@ -117,19 +115,26 @@ def _factors(
     rhs_g = rhs_axes[0][: len(rhs_global)]
     operands = (*lhs_axes, lhs_g, *rhs_axes, rhs_g)
     result = (*lhs_axes[0][:-1], rhs_axes[0][-2])
-    used = {f for axes in (*operands, result) for axis in axes for f in axis[1:]}
-    sizes = tuple(sorted((k, v) for k, v in names.sizes.items() if k in used))
-    return Factors(operands, (result,), sizes, frozenset(names.whole))
+    return names.factors(operands, result)
 
 
-class _Names:
+class Names:
     """Names the factors of the operands of one call."""
 
-    def __init__(self, unit: int):
+    def __init__(self, unit: int, rhs_layout: int):
         self.unit = unit
         self.group = 1
         self.sizes: dict[str, int] = {}
         self.whole: set[str] = set()
+        if rhs_layout != orders.LOGICAL:  # cut between groups of rows only
+            self.whole.add("kb")
+            self.group = orders.ROWS
+
+    def factors(self, operands: tuple[Axes, ...], result: Axes) -> Factors:
+        """What is known of a call whose axes have been named."""
+        used = {f for axes in (*operands, result) for axis in axes for f in axis[1:]}
+        sizes = tuple(sorted((k, v) for k, v in self.sizes.items() if k in used))
+        return Factors(operands, (result,), sizes, frozenset(self.whole))
 
     def operand(self, lead, rows, prefix, shape, scale, spec: Operand) -> tuple[Axes, Axes]:
         if spec is None:
@@ -201,28 +206,28 @@ def _batch_rows(size, lhs, lhs_scale, lhs_global, ax, operands, lhs_spec):
     lhs = batch_leading(size, lhs, ax[0], at)
     if lhs_spec is not None:
         lhs_scale = batch_leading(size, lhs_scale, ax[1], at)
-    if ax[2] is not None:
-        lhs_global = jnp.moveaxis(lhs_global, ax[2], 0)
-        own = lhs_global.ndim - 1
-        if own <= at:  # one scale for each batch element, over all axes between
-            lead = lhs.shape[own:at]
-            lhs_global = lax.broadcast_in_dim(
-                jnp.moveaxis(lhs_global, 0, -1),
-                (*lhs_global.shape[1:], *lead, size),
-                (*range(own), at),
-            )
-        else:
-            lhs_global = jnp.moveaxis(lhs_global, 0, at)
-    elif lhs_global.ndim > at:
-        lhs_global = batch_leading(size, lhs_global, None, at)
+    lhs_global = batch_global(size, lhs_global, ax[2], at, lhs.shape)
     return [lhs, lhs_scale, lhs_global, *operands[3:]], [at]
+
+
+def batch_global(size, g, axis, position: int, shape: tuple[int, ...]) -> jax.Array:
+    """A global scale over leading axes of an operand of ``shape``, batched at ``position``."""
+    if axis is None:
+        return g if g.ndim <= position else batch_leading(size, g, None, position)
+    g = jnp.moveaxis(g, axis, -1)
+    own = g.ndim - 1
+    if own > position:
+        return jnp.moveaxis(g, -1, position)
+    # One scale for each batch element, over all axes between.
+    full = (*g.shape[:-1], *shape[own:position], size)
+    return lax.broadcast_in_dim(g, full, (*range(own), position))
 
 
 scaled_dot_op = Op(
     "scaled_dot",
     results=_results,
     reference=_reference,
-    attributes=_attributes,
+    attributes=dot_attributes,
     factors=_factors,
     batch=_batch,
     scratch={"cuda": _cublaslt.scratch_bytes},
@@ -244,7 +249,7 @@ def _transpose(cotangents, lhs, lhs_scale, lhs_global, rhs, rhs_scale, rhs_globa
     rest = (None,) * 5
     if isinstance(ct, ad.Zero):
         return ad.Zero(lhs.aval), *rest
-    rhs, rhs_scale = _logical(rhs, rhs_scale, params["rhs_spec"], params["rhs_layout"])
+    rhs, rhs_scale = logical(rhs, rhs_scale, params["rhs_spec"], params["rhs_layout"])
     format, block = params["rhs_spec"]
     grad = scaled_dot_transposed(
         ct, (rhs, rhs_scale, rhs_global), format, block, lhs.aval.dtype, batch=rhs.ndim - 2,

@@ -1,4 +1,4 @@
-"""The scaled dot product."""
+"""The scaled dot product, of matrices and of groups of rows."""
 
 from __future__ import annotations
 
@@ -116,3 +116,26 @@ def _global(g: jax.Array, ndim: int) -> jax.Array:
 
 def _rhs_global(g: jax.Array, batch: int, ndim: int) -> jax.Array:
     return g if g.ndim == 0 else _global(g, ndim)
+
+
+def ragged_dot(
+    lhs, lhs_scale, lhs_global, rhs, rhs_scale, rhs_global, group_sizes,
+    lhs_spec: Operand, rhs_spec: Operand, dtype,
+) -> jax.Array:  # fmt: skip
+    """``[M, K] x [G, N, K] -> [M, N]``: each group of rows times its own matrix, other rows zeros.
+
+    Every group is multiplied with all rows, of which its own are kept: what a matrix does to the
+    rows of others, such as NaN, leaves no trace, and one matrix at a time is decoded.
+    """
+    ends = jnp.cumsum(group_sizes)
+    row = jnp.arange(lhs.shape[0])[:, None]
+
+    def step(y, group):
+        codes, scale, g, start, end = group
+        own = scaled_dot(
+            lhs, lhs_scale, lhs_global, codes, scale, g, lhs_spec, rhs_spec, dtype
+        )  # fmt: skip
+        return jnp.where((row >= start) & (row < end), own, y), None
+
+    zeros = jnp.zeros((lhs.shape[0], rhs.shape[1]), dtype)
+    return lax.scan(step, zeros, (rhs, rhs_scale, rhs_global, ends - group_sizes, ends))[0]
