@@ -16,6 +16,7 @@ import time
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import shapes
 
 import jaxfp4 as jf
@@ -176,6 +177,36 @@ def bench_product(bench: Bench, name: str, w: list, q, m: int, n: int, k: int) -
         bench.time(f"scaled_dot W and A {name}", dot, [(codes, v) for v in few], nbytes, flops)
 
 
+def bench_ragged(bench: Bench) -> None:
+    """The experts of gpt-oss-20b, four for each token, beside XLA's product in bfloat16."""
+    groups, n, k = (8, 64, 96) if bench.dry_run else (32, 5760, 2880)
+    weights = random_array(jax.random.key(1), (groups, n, k), jnp.bfloat16)
+    packed = jf.quantize(weights, jf.mxfp4)
+    for tokens in (1, 8) if bench.dry_run else (1, 8, 64, 512, 4096):
+        m = 4 * tokens
+        x = random_array(jax.random.key(9), (m, k), jnp.bfloat16)
+        rng = np.random.default_rng(tokens)
+        chosen = [
+            np.concatenate([rng.permutation(groups)[:4] for _ in range(tokens)]) for _ in range(8)
+        ]
+        sizes = [jnp.asarray(np.bincount(c, minlength=groups), jnp.int32) for c in chosen]
+        read = sum(len(set(c)) for c in chosen) / len(chosen) / groups
+        flops = 2 * m * n * k
+        name = f"experts MXFP4 {tokens} tokens"
+        nbytes = int(read * size_of((packed.data, packed.scale)))
+        bench.time(f"ragged_dot {name}", ragged_dot, [(x, packed, s) for s in sizes], nbytes, flops)
+        swapped = [(x, weights, s) for s in sizes[:2]]
+        bench.time(f"XLA ragged_dot bfloat16 {tokens} tokens", xla_ragged_dot, swapped, 0, flops)
+
+
+def ragged_dot(x, w, sizes):
+    return jf.ragged_dot(x, w, sizes, preferred_element_type=jnp.bfloat16)
+
+
+def xla_ragged_dot(x, w, sizes):
+    return jax.lax.ragged_dot(x, w.swapaxes(1, 2), sizes)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dry-run", action="store_true", help="small, on any device")
@@ -184,7 +215,7 @@ def main() -> None:
     bench = Bench(parser.parse_args())
     device = jax.devices()[0]
     with jf.use_backend("auto" if bench.dry_run else "native"):
-        for part in (bench_copy, bench_fp8, bench_products, bench_blocks):
+        for part in (bench_copy, bench_fp8, bench_products, bench_ragged, bench_blocks):
             part(bench)
     print("kernels of scaled_dot:", native.routes())
     path = parser.parse_args().json

@@ -285,6 +285,46 @@ def spread(x: np.ndarray, per_row: bool, per_block: bool) -> np.ndarray:
     return x
 
 
+GROUPS = 32
+
+
+def check_ragged(checks: Checks, small: bool) -> None:
+    """ragged_dot of gpt-oss's depth and groups: a token, some and many, with empty groups."""
+    rng = np.random.default_rng(3)
+    depth, cols = (96, 40) if small else (2880, 200)
+    for f in (jf.mxfp4, jf.nvfp4, jf.fp8_e4m3):
+        w = checks.expect(lambda x: jf.quantize(x, f), normal(rng, GROUPS, cols, depth))  # noqa: B023
+        for rows in (4, 48, 100, 300) if small else (4, 48, 100, 1000, 5000):
+            share = rng.dirichlet(np.full(GROUPS, 0.5))
+            sizes = rng.multinomial(rows - rows // 8, share).astype(np.int32)
+            floats = jnp.asarray(normal(rng, rows, depth), jnp.bfloat16)
+            check_groups(checks, f"{f} x bfloat16 M={rows}", floats, w, sizes)
+            codes = checks.expect(lambda x: jf.quantize(x, f), normal(rng, rows, depth))  # noqa: B023
+            check_groups(checks, f"{f} x codes M={rows}", codes, w, sizes)
+
+
+def check_groups(checks: Checks, name: str, a, w, sizes: np.ndarray) -> None:
+    """Each group within the bounds of its own product; zeros after the last."""
+    checks.count += 1
+    got = checks.run(wide_ragged_dot, a, w, sizes).astype(np.float64)
+    coded = isinstance(a, jf.ScaledArray)
+    values = decoded_values(checks, a) if coded else np.asarray(a, np.float64)
+    weights = decoded_values(checks, w)
+    ends = np.cumsum(sizes)
+    for g, (begin, end) in enumerate(zip(ends - sizes, ends, strict=True)):
+        rows = slice(begin, end)
+        off = np.abs(got[rows] - values[rows] @ weights[g].T)
+        magnitude = np.abs(values[rows]) @ np.abs(weights[g].T)
+        if not (off <= (values.shape[-1] / 16 + 4) * 2.0**-22 * magnitude).all():
+            checks.fail(f"ragged_dot {name}: group {g} of {sizes[g]} rows is out of bounds")
+    if got[ends[-1] :].any():
+        checks.fail(f"ragged_dot {name}: rows of no group are not zeros")
+
+
+def wide_ragged_dot(a, w, sizes):
+    return jf.ragged_dot(a, w, sizes, preferred_element_type=jnp.float32)
+
+
 def narrow_dot(a, w, dtype):
     return jf.scaled_dot(a, w, precision="highest", preferred_element_type=dtype)
 
@@ -298,7 +338,7 @@ def main() -> int:
     checks = Checks(options.dry_run)
     small = options.small or options.dry_run
     seconds = {}
-    for check in (check_blocks, check_others, check_products):
+    for check in (check_blocks, check_others, check_products, check_ragged):
         begin, before = time.time(), len(checks.failed)
         check(checks, small)
         seconds[check.__name__] = round(time.time() - begin, 1)

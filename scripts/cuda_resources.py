@@ -30,9 +30,9 @@ EVERYWHERE = r"sm_\w+"
 # Instructions that kernels were written for: patterns of the kernel, of the architecture, and of
 # an instruction that must be in its code.
 MEANT = (
-    (r"GemvKernel<\d, true>", EVERYWHERE, r"LDG\.E\.128"),
-    (r"MmaKernel<MmaShape<1, .*", EVERYWHERE, r"HMMA\.16816\.F32\.BF16"),
-    (r"MmaKernel<MmaShape<1, .*", EVERYWHERE, r"LDSM\.16\.M88\.4"),
+    (r"(Ragged)?GemvKernel<\d, true>", EVERYWHERE, r"LDG\.E\.128"),
+    (r"(Ragged)?MmaKernel<MmaShape<1, .*", EVERYWHERE, r"HMMA\.16816\.F32\.BF16"),
+    (r"(Ragged)?MmaKernel<MmaShape<1, .*", EVERYWHERE, r"LDSM\.16\.M88\.4"),
     (r"WgmmaKernel<.*", r"sm_90a", r"HGMMA\.64x128x16\.F32\.BF16"),
     (r"WgmmaKernel<.*", r"sm_90a", r"LDGSTS\.E\.BYPASS\.128"),
     (r"BlockScaledKernel<0, 0, 0>", r"sm_12\w+", r"OMMA\.SF\.16864\.F32\.E2M1\.E2M1\.UE4M3\.4X"),

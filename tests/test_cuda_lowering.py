@@ -26,6 +26,7 @@ ATTRIBUTES = {
     "dequantize_blocks": CODED,
     "hadamard": {"inverse"},
     "scaled_dot": DOT,
+    "ragged_dot": DOT,
 }
 
 
@@ -68,6 +69,7 @@ def programs(weights):
         ("dequantize_blocks",): lambda x: x + jf.dequantize(weights)[:4],
         ("hadamard",): lambda x: jf.hadamard(x, 16),
         ("scaled_dot",): lambda x: jf.scaled_dot(x, weights),
+        ("ragged_dot",): lambda x: jf.ragged_dot(x, EXPERTS, jnp.array([1, 0, 2])),
         ("amax", "quantize_blocks", "scaled_dot"): lambda x: jf.scaled_dot(
             jf.quantize(x, jf.nvfp4), weights
         ),
@@ -75,6 +77,7 @@ def programs(weights):
 
 
 W = jf.quantize(normal(32, 64, seed=1), jf.nvfp4)
+EXPERTS = jf.quantize(normal(3, 64, 8, seed=2), jf.mxfp4, axis=-2)
 PROGRAMS = programs(W)
 names = pytest.mark.parametrize("operations", PROGRAMS, ids="+".join)
 

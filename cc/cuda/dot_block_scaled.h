@@ -145,7 +145,8 @@ __global__ void __launch_bounds__(BlockScaledParts<kKind, kLhs, kRhs>::Shape::kT
   }
   WaitForCopies<0>();
   __syncthreads();
-  Finish<Shape>(a, batch, row0, col0, tile, tile.sum, reinterpret_cast<float*>(stages));
+  Finish<Shape>(a, EntryOf(a, batch), row0, col0, tile, tile.sum,
+                reinterpret_cast<float*>(stages));
 }
 
 }  // namespace jaxfp4::cuda

@@ -43,8 +43,9 @@ inline Status Describe(const DotOperand& x, int64_t rows, int64_t depth, bool in
   return o.scale_offset.Fit(x.scale_offset, rows / x.rows_per_offset) ? nullptr : kTooManyAxes;
 }
 
-inline Status Describe(const ScaledDotProblem& p, DotArgs* args) {
-  if (p.batch * p.rows > kMostItems || p.batch * p.cols > kMostItems || p.depth > kMostItems) {
+// `matrices`: entries of rhs.
+inline Status Describe(const ScaledDotProblem& p, int64_t matrices, DotArgs* args) {
+  if (p.batch * p.rows > kMostItems || matrices * p.cols > kMostItems || p.depth > kMostItems) {
     return kTooLarge;
   }
   *args = {};
@@ -56,7 +57,10 @@ inline Status Describe(const ScaledDotProblem& p, DotArgs* args) {
   args->out = p.out;
   const bool interleaved = p.rhs_layout == Layout::kInterleaved16;
   if (const Status s = Describe(p.lhs, p.batch * p.rows, p.depth, false, &args->lhs)) return s;
-  return Describe(p.rhs, p.batch * p.cols, p.depth, interleaved, &args->rhs);
+  return Describe(p.rhs, matrices * p.cols, p.depth, interleaved, &args->rhs);
+}
+inline Status Describe(const ScaledDotProblem& p, DotArgs* args) {
+  return Describe(p, p.batch, args);
 }
 
 }  // namespace jaxfp4::cuda

@@ -123,22 +123,20 @@ constexpr int GemvBlocks(int rows, bool fp4) {
   return rows >= kGemvCols ? 3 : rows == 1 || fp4 ? 5 : 4;
 }
 
+// All rows of an entry by the columns from `col` on.
 template <int kRows, bool kFp4>
-__global__ void __launch_bounds__(kGemvThreads, GemvBlocks(kRows, kFp4))
-    GemvKernel(const DotArgs a) {
-  const uint32_t batch = a.tiles_across.Divide(blockIdx.x);
-  const uint32_t col = a.tiles_across.Remainder(blockIdx.x, batch) * kGemvCols;
+__device__ __forceinline__ void MultiplyFew(const DotArgs& a, const Entry& entry, uint32_t col) {
   // Rows and columns beyond the last repeat it, and are not stored.
   Row lhs[kRows], rhs[kGemvCols];
 #pragma unroll
   for (int m = 0; m < kRows; ++m) {
-    const auto row = static_cast<uint32_t>(m) < a.rows ? static_cast<uint32_t>(m) : a.rows - 1;
-    lhs[m] = RowOf(a.lhs, batch * a.rows + row);
+    const auto row = static_cast<uint32_t>(m);
+    lhs[m] = RowOf(a.lhs, entry.lhs_row + (row < entry.rows ? row : entry.rows - 1));
   }
 #pragma unroll
   for (int c = 0; c < kGemvCols; ++c) {
     const uint32_t n = col + static_cast<uint32_t>(c);
-    rhs[c] = RowOf(a.rhs, batch * a.cols + (n < a.cols ? n : a.cols - 1));
+    rhs[c] = RowOf(a.rhs, entry.rhs_row + (n < a.cols ? n : a.cols - 1));
   }
 
   float sum[kRows][kGemvCols] = {};
@@ -166,12 +164,20 @@ __global__ void __launch_bounds__(kGemvThreads, GemvBlocks(kRows, kFp4))
   }
   __syncthreads();
   const uint32_t m = threadIdx.x / kGemvCols, n = col + threadIdx.x % kGemvCols;
-  if (m >= a.rows || m >= kRows || n >= a.cols) return;
+  if (m >= entry.rows || m >= kRows || n >= a.cols) return;
   float total = of_warp[0][threadIdx.x];
 #pragma unroll
   for (int warp = 1; warp < kGemvWarps; ++warp) total += of_warp[warp][threadIdx.x];
-  const uint32_t row = batch * a.rows + m;
-  StoreOutput(a, row, n, total * GlobalScale(a, row, batch * a.cols + n));
+  const uint32_t row = entry.lhs_row + m;
+  StoreOutput(a, row, n, total * GlobalScale(a, row, entry.rhs_row + n));
+}
+
+template <int kRows, bool kFp4>
+__global__ void __launch_bounds__(kGemvThreads, GemvBlocks(kRows, kFp4))
+    GemvKernel(const DotArgs a) {
+  const uint32_t batch = a.tiles_across.Divide(blockIdx.x);
+  MultiplyFew<kRows, kFp4>(a, EntryOf(a, batch),
+                           a.tiles_across.Remainder(blockIdx.x, batch) * kGemvCols);
 }
 
 }  // namespace jaxfp4::cuda

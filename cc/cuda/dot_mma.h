@@ -62,16 +62,16 @@ struct Slab {
   }
 
   // Rows beyond the last repeat it, and are not stored.
-  __device__ void Start(const DotArgs& a, uint32_t batch, uint32_t row0, uint32_t col0) {
+  __device__ void Start(const DotArgs& a, const Entry& entry, uint32_t row0, uint32_t col0) {
 #pragma unroll
     for (int i = 0; i < S::kLhsUnits; ++i) {
       const uint32_t row = row0 + RowAt(i);
-      lhs_row[i] = RowOf(a.lhs, batch * a.rows + (row < a.rows ? row : a.rows - 1));
+      lhs_row[i] = RowOf(a.lhs, entry.lhs_row + (row < entry.rows ? row : entry.rows - 1));
     }
 #pragma unroll
     for (int i = 0; i < S::kRhsUnits; ++i) {
       const uint32_t col = col0 + RowAt(i);
-      rhs_row[i] = RowOf(a.rhs, batch * a.cols + (col < a.cols ? col : a.cols - 1));
+      rhs_row[i] = RowOf(a.rhs, entry.rhs_row + (col < a.cols ? col : a.cols - 1));
     }
   }
 
@@ -207,20 +207,20 @@ struct Totals {
   float total[S::kTilesM][S::kTilesN][4] = {};
   uint32_t lhs_scale[S::kTilesM][2], rhs_scale[S::kTilesN][2];  // the first of each row
 
-  __device__ void Start(const DotArgs& a, uint32_t batch, uint32_t row0, uint32_t col0,
+  __device__ void Start(const DotArgs& a, const Entry& entry, uint32_t row0, uint32_t col0,
                         const WarpTile<S>& tile) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
 #pragma unroll
       for (int m = 0; m < S::kTilesM; ++m) {
         const uint32_t row = row0 + tile.RowOfSum(m, i * 2);
-        const Row r = RowOf(a.lhs, batch * a.rows + (row < a.rows ? row : a.rows - 1));
+        const Row r = RowOf(a.lhs, entry.lhs_row + (row < entry.rows ? row : entry.rows - 1));
         lhs_scale[m][i] = static_cast<uint32_t>(r.scale);
       }
 #pragma unroll
       for (int n = 0; n < S::kTilesN; ++n) {
         const uint32_t col = col0 + tile.ColOfSum(n, i);
-        const Row r = RowOf(a.rhs, batch * a.cols + (col < a.cols ? col : a.cols - 1));
+        const Row r = RowOf(a.rhs, entry.rhs_row + (col < a.cols ? col : a.cols - 1));
         rhs_scale[n][i] = static_cast<uint32_t>(r.scale);
       }
     }
@@ -266,7 +266,7 @@ __device__ inline bool BlockEnds(const DotArgs& a, uint32_t unit, uint32_t next_
 
 // Joins the warps' sums in shared memory, in order, and stores the outputs.
 template <class S>
-__device__ void Finish(const DotArgs& a, uint32_t batch, uint32_t row0, uint32_t col0,
+__device__ void Finish(const DotArgs& a, const Entry& entry, uint32_t row0, uint32_t col0,
                        const WarpTile<S>& tile, const float (&sum)[S::kTilesM][S::kTilesN][4],
                        float* sums) {
 #pragma unroll
@@ -283,8 +283,8 @@ __device__ void Finish(const DotArgs& a, uint32_t batch, uint32_t row0, uint32_t
   __syncthreads();
   for (uint32_t index = threadIdx.x; index < S::kM * S::kN; index += S::kThreads) {
     const uint32_t m = index / S::kN, n = index % S::kN;
-    const uint32_t row = batch * a.rows + row0 + m, col = batch * a.cols + col0 + n;
-    if (row0 + m >= a.rows || col0 + n >= a.cols) continue;
+    const uint32_t row = entry.lhs_row + row0 + m, col = entry.rhs_row + col0 + n;
+    if (row0 + m >= entry.rows || col0 + n >= a.cols) continue;
     float y = sums[m * S::kSumStride + n];
 #pragma unroll
     for (int slice = 1; slice < S::kWarpsK; ++slice) {
@@ -295,24 +295,21 @@ __device__ void Finish(const DotArgs& a, uint32_t batch, uint32_t row0, uint32_t
   }
 }
 
-// kPromote: an operand has float32 scales of blocks.
+// The tile that begins at a row and a column of an entry. kPromote: an operand has float32
+// scales of blocks.
 template <class S, bool kPromote>
-__global__ void __launch_bounds__(S::kThreads) MmaKernel(const DotArgs a) {
-  // Blocks that follow each other share rows of rhs.
-  const uint32_t across = a.tiles_down.Divide(blockIdx.x);
-  const uint32_t batch = a.tiles_across.Divide(across);
-  const uint32_t row0 = a.tiles_down.Remainder(blockIdx.x, across) * S::kM;
-  const uint32_t col0 = a.tiles_across.Remainder(across, batch) * S::kN;
+__device__ __forceinline__ void MultiplyTile(const DotArgs& a, const Entry& entry,
+                                             uint32_t row0, uint32_t col0) {
   auto* buffers = static_cast<unsigned char*>(DynamicShared());
 
   Slab<S> slab;
-  slab.Start(a, batch, row0, col0);
+  slab.Start(a, entry, row0, col0);
   slab.Load(a, 0);
   slab.Store(a, 0, buffers);
   __syncthreads();
   WarpTile<S> tile;
   Totals<S> totals;
-  if constexpr (kPromote) totals.Start(a, batch, row0, col0, tile);
+  if constexpr (kPromote) totals.Start(a, entry, row0, col0, tile);
   const uint32_t slabs = (a.depth + S::kK - 1) / S::kK;
   for (uint32_t s = 0; s < slabs; ++s) {
     if (s + 1 < slabs) slab.Load(a, s + 1);
@@ -326,8 +323,18 @@ __global__ void __launch_bounds__(S::kThreads) MmaKernel(const DotArgs a) {
     if (s + 1 < slabs) slab.Store(a, s + 1, buffers + (s + 1) % 2 * S::kBufferBytes);
     __syncthreads();
   }
-  Finish<S>(a, batch, row0, col0, tile, kPromote ? totals.total : tile.sum,
+  Finish<S>(a, entry, row0, col0, tile, kPromote ? totals.total : tile.sum,
             reinterpret_cast<float*>(buffers));
+}
+
+template <class S, bool kPromote>
+__global__ void __launch_bounds__(S::kThreads) MmaKernel(const DotArgs a) {
+  // Blocks that follow each other share rows of rhs.
+  const uint32_t across = a.tiles_down.Divide(blockIdx.x);
+  const uint32_t batch = a.tiles_across.Divide(across);
+  const uint32_t row0 = a.tiles_down.Remainder(blockIdx.x, across) * S::kM;
+  const uint32_t col0 = a.tiles_across.Remainder(across, batch) * S::kN;
+  MultiplyTile<S, kPromote>(a, EntryOf(a, batch), row0, col0);
 }
 
 // ---- launches

@@ -37,6 +37,16 @@ struct DotArgs {
   Divider tiles_down, tiles_across;  // of the output, for kernels that cut it into tiles
 };
 
+// What a batch entry is, or a group of rows: its first rows of lhs and of rhs, counted through all,
+// and how many it has of lhs.
+struct Entry {
+  uint32_t lhs_row, rhs_row, rows;
+};
+
+JAXFP4_HD Entry EntryOf(const DotArgs& a, uint32_t batch) {
+  return {batch * a.rows, batch * a.cols, a.rows};
+}
+
 // A row, counted through the batch.
 struct Row {
   const uint8_t* data;

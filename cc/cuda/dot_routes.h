@@ -62,6 +62,10 @@ inline BlockScaledKind KindOf(const DotOperand& x) {
                                                  : BlockScaledKind::kMxfp4;
 }
 
+// The outputs of products with no depth: zeros.
+Status StoreZeros(const ScaledDotProblem& problem, Stream stream);
+
+constexpr Status kTooOld = "no kernel for this GPU: it needs sm_80 or later";
 // Of a kernel that will not take the call after all; nor will it take another such call.
 inline constexpr char kRefused[] = "cuBLASLt refused a product that it has an algorithm for";
 constexpr Status kNotCompiled = "built without the architecture that this kernel is for";

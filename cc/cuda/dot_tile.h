@@ -53,27 +53,25 @@ __device__ inline void StageTile(const DotArgs& a, const Operand& x, uint32_t ba
   }
 }
 
-__global__ void __launch_bounds__(kTileThreads) TileKernel(const DotArgs a) {
+// The tile that begins at a row and a column of an entry.
+__device__ __forceinline__ void MultiplyAny(const DotArgs& a, const Entry& entry, uint32_t row0,
+                                            uint32_t col0) {
   __shared__ float lhs[kUnit][kTile + 1], rhs[kUnit][kTile + 1];
-  const uint32_t tile = a.tiles_down.Divide(blockIdx.x);
-  const uint32_t batch = a.tiles_across.Divide(tile);
-  const uint32_t row0 = a.tiles_down.Remainder(blockIdx.x, tile) * kTile;
-  const uint32_t col0 = a.tiles_across.Remainder(tile, batch) * kTile;
   // Thread (i, j) has rows i, i + 16, ... and columns j, j + 16, ...
   const uint32_t i = threadIdx.x / 16, j = threadIdx.x % 16;
   Row lhs_row[kPerThread], rhs_row[kPerThread];
 #pragma unroll
   for (uint32_t n = 0; n < kPerThread; ++n) {
     const uint32_t row = row0 + i + 16 * n, col = col0 + j + 16 * n;
-    lhs_row[n] = RowOf(a.lhs, batch * a.rows + (row < a.rows ? row : a.rows - 1));
-    rhs_row[n] = RowOf(a.rhs, batch * a.cols + (col < a.cols ? col : a.cols - 1));
+    lhs_row[n] = RowOf(a.lhs, entry.lhs_row + (row < entry.rows ? row : entry.rows - 1));
+    rhs_row[n] = RowOf(a.rhs, entry.rhs_row + (col < a.cols ? col : a.cols - 1));
   }
 
   float total[kPerThread][kPerThread] = {};
   for (uint32_t k0 = 0; k0 < a.depth; k0 += kUnit) {
     __syncthreads();
-    StageTile(a, a.lhs, batch * a.rows, row0, a.rows, k0, lhs);
-    StageTile(a, a.rhs, batch * a.cols, col0, a.cols, k0, rhs);
+    StageTile(a, a.lhs, entry.lhs_row, row0, entry.rows, k0, lhs);
+    StageTile(a, a.rhs, entry.rhs_row, col0, a.cols, k0, rhs);
     __syncthreads();
     float sum[kPerThread][kPerThread] = {};
 #pragma unroll
@@ -99,9 +97,10 @@ __global__ void __launch_bounds__(kTileThreads) TileKernel(const DotArgs a) {
 #pragma unroll
     for (uint32_t n = 0; n < kPerThread; ++n) {
       const uint32_t row = row0 + i + 16 * m, col = col0 + j + 16 * n;
-      if (row >= a.rows || col >= a.cols) continue;
-      const uint32_t lhs_index = batch * a.rows + row;
-      StoreOutput(a, lhs_index, col, total[m][n] * GlobalScale(a, lhs_index, batch * a.cols + col));
+      if (row >= entry.rows || col >= a.cols) continue;
+      const uint32_t lhs_index = entry.lhs_row + row;
+      StoreOutput(a, lhs_index, col,
+                  total[m][n] * GlobalScale(a, lhs_index, entry.rhs_row + col));
     }
   }
 }

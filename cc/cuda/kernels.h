@@ -23,6 +23,7 @@ Status FakeQuantize(const QuantizeProblem& problem, Stream stream);
 Status DequantizeBlocks(const DequantizeProblem& problem, Stream stream);
 Status Hadamard(const HadamardProblem& problem, Stream stream);
 Status ScaledDot(const ScaledDotProblem& problem, Stream stream);
+Status RaggedDot(const RaggedDotProblem& problem, Stream stream);
 
 // The kernels of ScaledDot and how many calls each has taken so far, a captured graph once.
 struct RouteCalls {

@@ -61,25 +61,6 @@ const Route* FindRoute(const ScaledDotProblem& p, int architecture, int multipro
   return nullptr;
 }
 
-struct ZeroArgs {
-  unsigned char* out;
-  int64_t bytes;
-};
-
-__global__ void __launch_bounds__(256) ZeroKernel(const ZeroArgs a) {
-  const int64_t stride = int64_t{gridDim.x} * blockDim.x;
-  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < a.bytes; i += stride) {
-    a.out[i] = 0;
-  }
-}
-
-// A sum of no products.
-Status StoreZeros(const ScaledDotProblem& p, Stream stream) {
-  const ZeroArgs a = {static_cast<unsigned char*>(p.out),
-                      p.batch * p.rows * p.cols * SizeOf(p.out_dtype)};
-  return Launch(ZeroKernel, GridStride(a.bytes, 256, 256), stream, a);
-}
-
 }  // namespace
 
 Status ScaledDot(const ScaledDotProblem& p, Stream stream) {
@@ -94,7 +75,7 @@ Status ScaledDot(const ScaledDotProblem& p, Stream stream) {
     calls[route - kRoutes].fetch_add(1, std::memory_order_relaxed);
     return status;
   }
-  return "no kernel for this GPU: it needs sm_80 or later";
+  return kTooOld;
 }
 
 std::vector<RouteCalls> CallsOfRoutes() {

@@ -35,6 +35,9 @@ struct Cuda {
   static ffi::Error ScaledDot(const ScaledDotProblem& problem, Context stream) {
     return ErrorOf("jaxfp4_scaled_dot", cuda::ScaledDot(problem, stream));
   }
+  static ffi::Error RaggedDot(const RaggedDotProblem& problem, Context stream) {
+    return ErrorOf("jaxfp4_ragged_dot", cuda::RaggedDot(problem, stream));
+  }
 
  private:
   static ffi::Error ErrorOf(const char* op, cuda::Status status) {
@@ -47,7 +50,7 @@ struct Cuda {
 
 const std::vector<Registration>& CudaRegistrations() {
   return Registrations<Cuda, QuantizeBlocksOp, FakeQuantizeOp, DequantizeBlocksOp, AmaxOp, HadamardOp,
-                       ScaledDotOp>();
+                       ScaledDotOp, RaggedDotOp>();
 }
 
 }  // namespace jaxfp4

@@ -15,4 +15,5 @@
 #include "cc/cuda/dot_tcgen05_sm100f.cu"
 #include "cc/cuda/dot_tile.cu"
 #include "cc/cuda/dot_wgmma_sm90a.cu"
+#include "cc/cuda/dot_zeros.cu"
 #include "cc/cuda/scaled_dot.cu"

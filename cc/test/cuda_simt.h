@@ -279,11 +279,25 @@ inline float __shfl_xor_sync(uint32_t mask, float v, int lanes) {
   using jaxfp4::ScalarLanes;
   return ScalarLanes::Float(__shfl_xor_sync(mask, ScalarLanes::Bits(v), lanes));
 }
+inline uint32_t __shfl_sync(uint32_t mask, uint32_t v, int from) {
+  return simt::Shuffle(mask, v, static_cast<unsigned>(from) % simt::kWarp);
+}
 inline float __shfl_sync(uint32_t mask, float v, int from) {
   using jaxfp4::ScalarLanes;
   return ScalarLanes::Float(
       simt::Shuffle(mask, ScalarLanes::Bits(v), static_cast<unsigned>(from) % simt::kWarp));
 }
+inline uint32_t __ballot_sync(uint32_t mask, bool vote) {
+  uint32_t votes = 0;
+  const uint32_t own = vote;
+  simt::Exchange(mask, &own, 1, [&](const uint32_t (*words)[8]) {
+    for (unsigned i = 0; i < simt::kWarp; ++i) {
+      if (mask >> i & 1) votes |= words[i][0] << i;
+    }
+  });
+  return votes;
+}
+inline int __ffs(int x) { return __builtin_ffs(x); }
 inline uint32_t atomicMax(uint32_t* address, uint32_t v) {
   const uint32_t old = *address;
   *address = std::max(old, v);

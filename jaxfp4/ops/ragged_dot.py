@@ -158,7 +158,6 @@ ragged_dot_op = Op(
     attributes=dot_attributes,
     factors=_factors,
     batch=_batch,
-    platforms=("cpu",),
 )
 
 
