@@ -264,47 +264,63 @@ struct IntBlock {
   float scale;
 };
 
+// The values of codes times an integer, in -10..10.
+struct MultipliedCodes {
+  alignas(16) int8_t values[21][16];
+
+  constexpr MultipliedCodes() : values() {
+    constexpr int8_t kDoubled[8] = {0, 1, 2, 3, 4, 6, 8, 12};
+    for (int f = 0; f < 21; ++f) {
+      for (int i = 0; i < 8; ++i) {
+        values[f][i] = static_cast<int8_t>((f - 10) * kDoubled[i]);
+        values[f][i + 8] = static_cast<int8_t>((10 - f) * kDoubled[i]);
+      }
+    }
+  }
+};
+constexpr MultipliedCodes kMultipliedCodes;
+
+inline const int8_t* FactorTable(int factor) { return kMultipliedCodes.values[10 + factor]; }
+
+// The quads of a block, looked up in `values`; returns the sum of all.
 template <int kBlock>
-JAXFP4_INLINE void PackIntBlock(const uint8_t* codes, float scale, IntBlock<kBlock>* to) {
-  int32_t sum = 0;
+JAXFP4_INLINE int32_t PackQuads(const uint8_t* codes, const int8_t* table, uint32_t* to) {
 #if defined(__AVX2__)
-  const __m128i values =
-      _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);
-  const __m128i nibble = _mm_set1_epi8(15);
+  const __m128i values = _mm_load_si128(reinterpret_cast<const __m128i*>(table));
+  const __m128i nibble = _mm_set1_epi8(15), sign = _mm_set1_epi8(-128);
   __m128i sums = _mm_setzero_si128();
   for (int i = 0; i < kBlock / 16; ++i) {
     const __m128i c = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes));
     const __m128i even = _mm_shuffle_epi8(values, _mm_and_si128(c, nibble));
     const __m128i odd = _mm_shuffle_epi8(values, _mm_and_si128(_mm_srli_epi16(c, 4), nibble));
     const __m128i quads = _mm_unpacklo_epi32(even, odd);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to->quads) + i, quads);
-    const __m128i positive = _mm_add_epi8(quads, _mm_set1_epi8(16));
-    sums = _mm_add_epi32(sums, _mm_sad_epu8(positive, _mm_setzero_si128()));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to) + i, quads);
+    sums = _mm_add_epi32(sums, _mm_sad_epu8(_mm_xor_si128(quads, sign), _mm_setzero_si128()));
     codes += 8;
   }
-  sum = _mm_cvtsi128_si32(sums) + _mm_extract_epi32(sums, 2) - 16 * kBlock;
+  return _mm_cvtsi128_si32(sums) + _mm_extract_epi32(sums, 2) - 128 * kBlock;
 #elif defined(JAXFP4_NEON)
-  const int8x16_t values = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
-  for (int i = 0; i < kBlock / 16; ++i) {  // dot products are of signed bytes: no correction
+  const int8x16_t values = vld1q_s8(table);
+  for (int i = 0; i < kBlock / 16; ++i) {
     const uint8x8_t c = vld1_u8(codes + 8 * i);
     const int8x8_t even = vqtbl1_s8(values, vand_u8(c, vdup_n_u8(15)));
     const int8x8_t odd = vqtbl1_s8(values, vshr_n_u8(c, 4));
     const uint32x2x2_t quads = vzip_u32(vreinterpret_u32_s8(even), vreinterpret_u32_s8(odd));
-    vst1q_u32(to->quads + 4 * i, vcombine_u32(quads.val[0], quads.val[1]));
+    vst1q_u32(to + 4 * i, vcombine_u32(quads.val[0], quads.val[1]));
   }
+  return 0;  // dot products are of signed bytes: no correction
 #else
-  static constexpr int8_t kValues[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+  int32_t sum = 0;
   int8_t quads[kBlock];
   for (int i = 0; i < kBlock / 2; ++i) {
     const int at = i / 4 * 8 + i % 4;
-    quads[at] = kValues[codes[i] & 15];
-    quads[at + 4] = kValues[codes[i] >> 4];
+    quads[at] = table[codes[i] & 15];
+    quads[at + 4] = table[codes[i] >> 4];
     sum += quads[at] + quads[at + 4];
   }
-  memcpy(to->quads, quads, sizeof(quads));
+  memcpy(to, quads, sizeof(quads));
+  return sum;
 #endif
-  to->correction = -kCodeBias * sum;
-  to->scale = scale;
 }
 
 // Blocks [begin / kBlock, end / kBlock) of a row of lhs.
@@ -315,7 +331,8 @@ void PackIntRow(const ScaledDotProblem& p, int64_t row, int64_t begin, int64_t e
   const uint8_t* codes = RowData(x, row, p.depth);
   const uint8_t* scales = static_cast<const uint8_t*>(x.scale) + ScaleIndex(x, row, 0);
   for (int64_t k = begin; k < end; k += kBlock, ++to) {
-    PackIntBlock(codes + k / 2, OneFactor(x.format.scale_type, scales[k / kBlock]), to);
+    to->correction = -kCodeBias * PackQuads<kBlock>(codes + k / 2, FactorTable(1), to->quads);
+    to->scale = OneFactor(x.format.scale_type, scales[k / kBlock]);
   }
 }
 

@@ -3,8 +3,8 @@
 //
 // An output is a sum over chunks of sums within chunks, in this order whatever its neighbours are:
 // it depends on its row of lhs and its row of rhs alone. A scheme says what a chunk is made of:
-//   kRows, kVectors      outputs of the micro-kernel: rows (half as many, and so on, where few are
-//                        left) by vectors of 16
+//   kRows, kVectors      outputs of the micro-kernel: rows (fewer where few are left) by vectors of
+//                        16
 //   kChunk               most depth of a chunk
 //   kRowBytes            of a chunk of a row of lhs
 //   kPanelBytes          of a chunk of kVectors * 16 rows of rhs
@@ -316,11 +316,13 @@ class Gemm {
     int64_t row, begin, end;
   };
 
-  // Of the first kRows of `rows` rows, or half as many, and so on; returns how many.
+  static constexpr int Fewer(int rows) { return rows == 6 ? 4 : rows / 2; }
+
+  // Of the first kRows of `rows` rows, or fewer; returns how many.
   template <int R = Scheme::kRows>
   int AddChunk(int64_t rows, const Tile& t) const {
     if constexpr (R > 1) {
-      if (rows < R) return AddChunk<R / 2>(rows, t);
+      if (rows < R || (R == 6 && rows == 8)) return AddChunk<Fewer(R)>(rows, t);
     }
     F sum[R][Scheme::kVectors];
     for (int64_t i = 0; i < R * kWidth; i += kLanes) __builtin_prefetch(t.sums + i);

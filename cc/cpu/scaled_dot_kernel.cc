@@ -12,6 +12,7 @@
 #include "cc/cpu/scaled_dot_gemm-inl.h"
 #include "cc/cpu/scaled_dot_gemv-inl.h"
 #include "cc/cpu/scaled_dot_stream-inl.h"
+#include "cc/cpu/scaled_dot_vnni-inl.h"
 #if defined(JAXFP4_NEON)
 #include "cc/cpu/scaled_dot_neon-inl.h"
 #endif
@@ -54,6 +55,11 @@ void RunInt(const ScaledDotProblem& p, Parallel& parallel) {
     const int64_t few = kFewOfInt[static_cast<int>(p.rhs_layout)];
     if (p.rows <= few) return Gemv<IntFew<kType>>(p, parallel).Run();
   }
+#if defined(__AVX512VNNI__)
+  if (!HasHugeScales(p.lhs, p.batch * p.rows)) {
+    return Gemm<OriginScheme<kType>>(p, parallel).Run();
+  }
+#endif
   Gemm<IntMany<kType>>(p, parallel).Run();
 }
 

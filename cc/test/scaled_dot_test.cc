@@ -697,6 +697,64 @@ void TestExtremeScales() {
   }
 }
 
+bool SameButForNaN(double x, double y) {
+  return std::isnan(x) ? std::isnan(y) : x == y && std::signbit(x) == std::signbit(y);
+}
+
+// Row m alone, which another kernel serves.
+Operand OneRow(const Operand& x, int64_t m) {
+  Operand row = x;
+  row.rows = 1;
+  const auto keep = [&](std::vector<uint8_t>& bytes, int64_t stride, int64_t i) {
+    bytes = {bytes.begin() + i * stride, bytes.begin() + (i + 1) * stride};
+  };
+  keep(row.data, x.RowBytes(), m);
+  keep(row.scale, x.ScaleCols(), m / x.BlockRows());
+  return row;
+}
+
+// Scale bytes of every kind, and around the bounds at which kernels change their ways: the products
+// of one FP4 format are the same bits for one row as for many.
+void TestScaleBytes() {
+  Random random(9);
+  Serial serial;
+  struct Range {
+    unsigned begin, size;
+  };
+  const Range kinds[] = {{0, 256}, {0, 255}, {117, 20}, {0, 40}, {222, 9}, {228, 6}, {225, 31}};
+  const auto fill = [&](Operand& x, Range bytes) {
+    for (uint8_t& s : x.scale) s = static_cast<uint8_t>(bytes.begin + random() % bytes.size);
+    if (random() % 4 == 0) x.scale[random() % x.scale.size()] = static_cast<uint8_t>(random());
+  };
+  for (const Spec& spec : CodedSpecs()) {
+    if (spec.format.element != Element::kE2M1 || spec.format.block_cols == 0) continue;
+    for (const Range& of_lhs : kinds) {
+      for (const Range& of_rhs : kinds) {
+        for (int64_t m : {20, 41}) {
+          if (!Selected()) continue;
+          const int64_t depth = 32 * (1 + static_cast<int64_t>(random() % 34));
+          Operand lhs = Make(spec, 1, m, depth, random), rhs = Make(spec, 1, 33, depth, random);
+          fill(lhs, of_lhs);
+          fill(rhs, of_rhs);
+          for (const Kernels* kernels : SupportedTargets()) {
+            const Run run = Dot(lhs, rhs, Dtype::kF32, *kernels, serial);
+            const int64_t r = static_cast<int64_t>(random() % static_cast<uint64_t>(m));
+            const Run alone = Dot(OneRow(lhs, r), rhs, Dtype::kF32, *kernels, serial);
+            for (int64_t i = 0; i < rhs.rows; ++i) {
+              const double x = run.At(r * rhs.rows + i), y = alone.At(i);
+              if (SameButForNaN(x, y)) continue;
+              Fail(*kernels, lhs, rhs, "scale bytes from " + std::to_string(of_lhs.begin) +
+                                           " and " + std::to_string(of_rhs.begin) + ": " +
+                                           std::to_string(x) + ", alone " + std::to_string(y));
+              break;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
 // ---- groups of rows, each with a matrix of its own
 
 std::vector<uint8_t> Part(const std::vector<uint8_t>& x, int64_t begin, int64_t end) {
@@ -821,6 +879,7 @@ int main() {
   jaxfp4::TestTransposed();
   jaxfp4::TestTransposedSpecials();
   jaxfp4::TestExtremeScales();
+  jaxfp4::TestScaleBytes();
   jaxfp4::TestRagged();
   jaxfp4::TestEmpty();
   return jaxfp4::Finish("scaled_dot_test");

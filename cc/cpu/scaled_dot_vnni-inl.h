@@ -1,0 +1,178 @@
+// Many rows of one FP4 format by another's: dot products of bytes, and as little beside them on the
+// two multiply pipes as can be.
+//
+// The sum of a block is an integer D, of which D * (scale of lhs) * (scale of rhs) joins the output
+// with one rounding. The FMA that adds it multiplies by one of the scales. The other one is free:
+//   * A sum starts at the bits of a float, 1.5 * 2^(23 + e), whose last place is worth 2^e. So D
+//     added to the bits is D * 2^e added to the float, and subtracting the float again leaves just
+//     that, exactly: conversion and a power of two in one instruction of the adding pipes.
+//   * The rest of an e4m3 scale is its significand, an integer below 16. Up to 10 and when even it
+//     multiplies the bytes of lhs (10 * 12 < 128); for 11, 13 and 15 the panel has each scale of
+//     rhs multiplied already, which is exact as well.
+// All products are exact, as in IntScheme, so the results are its bits. Included by
+// scaled_dot_kernel.cc only.
+#pragma once
+
+#include "cc/cpu/scaled_dot_fp4-inl.h"
+
+#if defined(__AVX512VNNI__)
+
+namespace jaxfp4::JAXFP4_TARGET {
+namespace {
+
+// A scale of lhs is factor * (1, 11, 13 or 15) * 2^exponent, or NaN.
+struct SplitScale {
+  int factor, multiple, exponent;
+  bool is_nan;
+};
+
+constexpr float kMultiples[] = {1, 11, 13, 15};
+
+template <ScaleType kType>
+inline SplitScale Split(uint8_t code) {
+  if constexpr (kType == ScaleType::kE8M0) {  // twice its value, as TwicePower
+    return {1, 0, code - 126, code == 255};
+  } else {
+    constexpr int8_t kFactor[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 1, 3, 1, 7, 1};
+    constexpr int8_t kMultiple[] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 2, 0, 3};
+    constexpr int8_t kShift[] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1, 0};
+    const int field = code >> 3 & 15;
+    const int significand = field == 0 ? code & 7 : 8 + (code & 7);
+    const int factor = code & 0x80 ? -kFactor[significand] : kFactor[significand];
+    return {factor, kMultiple[significand], (field == 0 ? 1 : field) - 10 + kShift[significand],
+            (code & 0x7f) == 0x7f};
+  }
+}
+
+// Whether the origin of some sum would be beyond float32: e8m0 scales of 2^104 and more.
+inline bool HasHugeScales(const DotOperand& x, int64_t rows) {
+  if (x.format.scale_type != ScaleType::kE8M0) return false;
+  for (int64_t row = 0; row < rows; ++row) {
+    const uint8_t* scales = static_cast<const uint8_t*>(x.scale) + ScaleIndex(x, row, 0);
+    bool huge = false;
+    for (int64_t i = 0; i < x.scale_cols; ++i) huge |= scales[i] > 230 && scales[i] < 255;
+    if (huge) return true;
+  }
+  return false;
+}
+
+// A block of lhs. The place of its multiple, in bytes, is part of the origin's last bits.
+template <int kBlock>
+struct OriginBlock {
+  static constexpr int kQuads = kBlock / 4;
+  static constexpr uint32_t kPlaces = 3 * 64;
+  uint32_t quads[kQuads];
+  uint32_t start, origin;
+
+  size_t place() const { return origin & kPlaces; }
+};
+
+template <ScaleType kType>
+struct OriginScheme {
+  static constexpr int kBlock = BlockOf(kType);
+  static constexpr int kRows = 6, kVectors = 2;
+  using Block = OriginBlock<kBlock>;
+  static constexpr int kQuads = kBlock / 4;
+  static constexpr int kScales = kType == ScaleType::kE4M3 ? 4 : 1;  // multiples of each of rhs
+  static constexpr int64_t kChunk = kIntChunk;
+  static constexpr int64_t kBlocks = kChunk / kBlock;
+  static constexpr int64_t kRowBytes = kBlocks * sizeof(Block);
+  // A panel has the quads of all blocks, then the scales.
+  static constexpr int64_t kBlockQuads = kQuads * kVectors * kLanes;
+  static constexpr int64_t kBlockScales = kScales * kVectors * kLanes;
+  static constexpr int64_t kPanelBytes = kBlocks * (kBlockQuads + kBlockScales) * 4;
+
+  static constexpr float kUnit = IntegerUnit(kType);
+  static constexpr bool kTakesFloats = false;
+
+  static void PackRow(const ScaledDotProblem& p, int64_t row, int64_t begin, int64_t end,
+                      uint8_t* to) {
+    const uint8_t* codes = RowData(p.lhs, row, p.depth);
+    const uint8_t* scales =
+        static_cast<const uint8_t*>(p.lhs.scale) + ScaleIndex(p.lhs, row, 0);
+    Block* block = reinterpret_cast<Block*>(to);
+    for (int64_t k = begin; k < end; k += kBlock, ++block) {
+      const SplitScale scale = Split<kType>(scales[k / kBlock]);
+      const int32_t sum = PackQuads<kBlock>(codes + k / 2, FactorTable(scale.factor), block->quads);
+      const uint32_t bits = static_cast<uint32_t>(scale.exponent + 127 + 23) << 23 | 1u << 22;
+      block->origin = scale.is_nan ? kNaN : bits + static_cast<uint32_t>(scale.multiple) * 64;
+      block->start = block->origin - static_cast<uint32_t>(kCodeBias * sum);
+    }
+  }
+
+  static void PackVector(const ScaledDotProblem& p, int64_t b, int64_t n, int64_t begin,
+                         int64_t end, uint8_t* panel, int j) {
+    Fp4Rows rows(p, b, n, kVectors * kLanes);
+    uint32_t* to = reinterpret_cast<uint32_t*>(panel) + j * kLanes;
+    float* scales = Scales(panel) + j * kScales * kLanes;
+    for (int64_t k = begin; k < end; k += kTileDepth) {
+      const int64_t size = Min64(kTileDepth, end - k);
+      const Fp4Tile tile = rows.Load(k, size);
+      for (int64_t i = 0; i < size; i += kBlock, to += kBlockQuads, scales += kBlockScales) {
+        const IntVectors<kBlock> v(tile.codes + i * 8);
+        for (int q = 0; q < kQuads; ++q) StoreU32(v.quads[q], to + q * kVectors * kLanes);
+        const F scale = OneFactor<kType>(tile.scales + i / kBlock * kLanes);
+        StoreF32(scale, scales);
+        for (int s = 1; s < kScales; ++s) StoreF32(scale * F(kMultiples[s]), scales + s * kLanes);
+      }
+    }
+  }
+
+  template <int R>
+  static JAXFP4_INLINE void Dot(const uint8_t* lhs, const uint8_t* panel, int64_t size,
+                                F (&sum)[R][kVectors]) {
+    const Block* a = reinterpret_cast<const Block*>(lhs);
+    const uint32_t* b = reinterpret_cast<const uint32_t*>(panel);
+    const float* scales = Scales(panel);
+    for (int r = 0; r < R; ++r) {
+      for (int j = 0; j < kVectors; ++j) sum[r][j] = Zero();
+    }
+    for (int64_t i = 0; i < size / kBlock; ++i, ++a, b += kBlockQuads, scales += kBlockScales) {
+      const uint8_t* next = lhs + R * kRowBytes + i * R * sizeof(Block);  // of the next rows
+      for (size_t at = 0; at < R * sizeof(Block); at += 64) __builtin_prefetch(next + at);
+      U dot[R][kVectors];
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        for (int j = 0; j < kVectors; ++j) dot[r][j] = U(a[r * kBlocks].start);
+      }
+      // All outputs side by side, since each is a chain; each vector of rhs is loaded once.
+#pragma GCC unroll 8
+      for (int q = 0; q < kQuads; ++q) {
+        U v[kVectors];
+        for (int j = 0; j < kVectors; ++j) v[j] = Held(LoadU32(b + (q * kVectors + j) * kLanes));
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) {
+          const U x(a[r * kBlocks].quads[q]);
+          for (int j = 0; j < kVectors; ++j) {
+            dot[r][j] = _mm512_dpbusd_epi32(dot[r][j].v, v[j].v, x.v);
+          }
+        }
+      }
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        const Block& block = a[r * kBlocks];
+        const F origin = Lanes::Float(U(block.origin));
+        const float* multiples = scales + (kScales > 1 ? block.place() / sizeof(float) : 0);
+        for (int j = 0; j < kVectors; ++j) {
+          const F scale = LoadF32(multiples + j * kScales * kLanes);
+          sum[r][j] = Lanes::MulAdd(Lanes::Float(dot[r][j]) - origin, scale, sum[r][j]);
+        }
+      }
+    }
+  }
+
+ private:
+  static constexpr uint32_t kNaN = 0x7fc00000;
+
+  static JAXFP4_INLINE float* Scales(uint8_t* panel) {
+    return reinterpret_cast<float*>(panel) + kBlocks * kBlockQuads;
+  }
+  static JAXFP4_INLINE const float* Scales(const uint8_t* panel) {
+    return reinterpret_cast<const float*>(panel) + kBlocks * kBlockQuads;
+  }
+};
+
+}  // namespace
+}  // namespace jaxfp4::JAXFP4_TARGET
+
+#endif
