@@ -119,10 +119,20 @@ void Measure(const Case& c, int64_t m, int64_t n, int64_t k, const Kernels& kern
   // Few rows stream weights: take turns among enough copies to miss the caches (small ones stay).
   const bool streams = m <= 16 && n * k >= 4000000;
   const int64_t copies = streams ? 256000000 / (data_bytes + scale_bytes) + 1 : 1;
-  Bytes weights(data_bytes * copies), scales(scale_bytes * copies, 0x38);
+  Bytes weights(data_bytes * copies), scales(scale_bytes * copies);
   uint32_t state = 1;
   for (uint8_t& w : weights) w = static_cast<uint8_t>((state = state * 1664525 + 1013904223) >> 24);
-  Bytes lhs(m * k * 4, 0x3c), lhs_scales(m * k, 0x38), out(m * n * 4);
+  Bytes lhs(m * k * 4, 0x3c), lhs_scales(m * k), out(m * n * 4);
+  // Scales of two binades, or floats of 0x38 and 0x39.
+  const auto fill = [&](Bytes& bytes, ScaleType type) {
+    const uint32_t first = type == ScaleType::kE8M0 ? 120 : 0x38;
+    const uint32_t count = type == ScaleType::kE8M0 ? 3 : type == ScaleType::kE4M3 ? 16 : 2;
+    for (uint8_t& s : bytes) {
+      s = static_cast<uint8_t>(first + ((state = state * 1664525 + 1013904223) >> 16) % count);
+    }
+  };
+  fill(scales, c.rhs_scale);
+  fill(lhs_scales, c.lhs_scale);
   const float one = 1;
   const int64_t zero = 0;
   bool out_of_memory = false;

@@ -56,7 +56,12 @@ void RunInt(const ScaledDotProblem& p, Parallel& parallel) {
     if (p.rows <= few) return Gemv<IntFew<kType>>(p, parallel).Run();
   }
 #if defined(__AVX512VNNI__)
-  if (!HasHugeScales(p.lhs, p.batch * p.rows)) {
+  if constexpr (kType == ScaleType::kE8M0) {
+    const LhsPowers powers(p.lhs, p.batch * p.rows);
+    if (!powers.huge()) {
+      return Gemm<OriginScheme<kType>>(p, parallel, {powers.Partners()}).Run();
+    }
+  } else {
     return Gemm<OriginScheme<kType>>(p, parallel).Run();
   }
 #endif

@@ -9,6 +9,9 @@
 //   * The rest of an e4m3 scale is its significand, an integer below 16. Up to 10 and when even it
 //     multiplies the bytes of lhs (10 * 12 < 128); for 11, 13 and 15 the panel has each scale of
 //     rhs multiplied already, which is exact as well.
+//   * Where both scales are powers of two, nothing need be multiplied: an addition to the bits of
+//     both floats, of the exponent of the scale of rhs, and what is left is added. For that all
+//     these exponents, and all products of scales, must be those of normal numbers.
 // All products are exact, as in IntScheme, so the results are its bits. Included by
 // scaled_dot_kernel.cc only.
 #pragma once
@@ -44,17 +47,38 @@ inline SplitScale Split(uint8_t code) {
   }
 }
 
-// Whether the origin of some sum would be beyond float32: e8m0 scales of 2^104 and more.
-inline bool HasHugeScales(const DotOperand& x, int64_t rows) {
-  if (x.format.scale_type != ScaleType::kE8M0) return false;
-  for (int64_t row = 0; row < rows; ++row) {
-    const uint8_t* scales = static_cast<const uint8_t*>(x.scale) + ScaleIndex(x, row, 0);
-    bool huge = false;
-    for (int64_t i = 0; i < x.scale_cols; ++i) huge |= scales[i] > 230 && scales[i] < 255;
-    if (huge) return true;
+// The least and the largest byte of a range of e8m0 scales.
+struct ByteRange {
+  int least, most;
+};
+
+// Of all scales of lhs but NaN, for which `has_nan`.
+struct LhsPowers {
+  ByteRange bytes = {255, 0};
+  bool has_nan = false;
+
+  LhsPowers() = default;
+  LhsPowers(const DotOperand& x, int64_t rows) {
+    for (int64_t row = 0; row < rows; ++row) {
+      const uint8_t* scales = static_cast<const uint8_t*>(x.scale) + ScaleIndex(x, row, 0);
+      for (int64_t i = 0; i < x.scale_cols; ++i) {
+        has_nan |= scales[i] == 255;
+        if (scales[i] < bytes.least) bytes.least = scales[i];
+        if (scales[i] != 255 && scales[i] > bytes.most) bytes.most = scales[i];
+      }
+    }
   }
-  return false;
-}
+
+  // Whether some sum would start beyond float32.
+  bool huge() const { return bytes.most > 230; }
+
+  // The scales of rhs whose exponents may be added to all of these: products are at least 2^-126,
+  // and with 1.5 * 2^23 float32 holds them.
+  ByteRange Partners() const {
+    if (has_nan) return {255, 0};
+    return {bytes.least < 126 ? 126 - bytes.least : 0, bytes.most > 103 ? 356 - bytes.most : 253};
+  }
+};
 
 // A block of lhs. The place of its multiple, in bytes, is part of the origin's last bits.
 template <int kBlock>
@@ -73,17 +97,23 @@ struct OriginScheme {
   static constexpr int kRows = 6, kVectors = 2;
   using Block = OriginBlock<kBlock>;
   static constexpr int kQuads = kBlock / 4;
-  static constexpr int kScales = kType == ScaleType::kE4M3 ? 4 : 1;  // multiples of each of rhs
+  static constexpr bool kPowers = kType == ScaleType::kE8M0;
+  // Vectors of scales: the four multiples, or a power and what it adds to the bits of a float.
+  static constexpr int kScales = kPowers ? 2 : 4;
   static constexpr int64_t kChunk = kIntChunk;
   static constexpr int64_t kBlocks = kChunk / kBlock;
   static constexpr int64_t kRowBytes = kBlocks * sizeof(Block);
-  // A panel has the quads of all blocks, then the scales.
+  // A panel has the quads of all blocks, then the scales, then for each vector of columns whether
+  // all exponents may be added.
   static constexpr int64_t kBlockQuads = kQuads * kVectors * kLanes;
   static constexpr int64_t kBlockScales = kScales * kVectors * kLanes;
-  static constexpr int64_t kPanelBytes = kBlocks * (kBlockQuads + kBlockScales) * 4;
+  static constexpr int64_t kPanelBytes =
+      kBlocks * (kBlockQuads + kBlockScales) * 4 + kVectors * sizeof(uint32_t);
 
   static constexpr float kUnit = IntegerUnit(kType);
   static constexpr bool kTakesFloats = false;
+
+  ByteRange partners = {255, 0};  // of the powers of lhs
 
   static void PackRow(const ScaledDotProblem& p, int64_t row, int64_t begin, int64_t end,
                       uint8_t* to) {
@@ -100,11 +130,12 @@ struct OriginScheme {
     }
   }
 
-  static void PackVector(const ScaledDotProblem& p, int64_t b, int64_t n, int64_t begin,
-                         int64_t end, uint8_t* panel, int j) {
+  void PackVector(const ScaledDotProblem& p, int64_t b, int64_t n, int64_t begin, int64_t end,
+                  uint8_t* panel, int j) const {
     Fp4Rows rows(p, b, n, kVectors * kLanes);
     uint32_t* to = reinterpret_cast<uint32_t*>(panel) + j * kLanes;
     float* scales = Scales(panel) + j * kScales * kLanes;
+    U least(0xffffffffu), most(0u);
     for (int64_t k = begin; k < end; k += kTileDepth) {
       const int64_t size = Min64(kTileDepth, end - k);
       const Fp4Tile tile = rows.Load(k, size);
@@ -113,14 +144,42 @@ struct OriginScheme {
         for (int q = 0; q < kQuads; ++q) StoreU32(v.quads[q], to + q * kVectors * kLanes);
         const F scale = OneFactor<kType>(tile.scales + i / kBlock * kLanes);
         StoreF32(scale, scales);
-        for (int s = 1; s < kScales; ++s) StoreF32(scale * F(kMultiples[s]), scales + s * kLanes);
+        if constexpr (kPowers) {
+          const U bits = Lanes::Bits(scale);
+          StoreF32(Lanes::Float(bits - U(kOne)), scales + kLanes);
+          least = Lanes::Min(least, bits);
+          most = Lanes::Max(most, bits);
+        } else {
+          for (int s = 1; s < kScales; ++s) StoreF32(scale * F(kMultiples[s]), scales + s * kLanes);
+        }
       }
     }
+    if constexpr (kPowers) Adds(panel)[j] = InRange(least, most);
+  }
+
+  // Of the bits of TwicePower.
+  bool InRange(U least, U most) const {
+    const U low(static_cast<uint32_t>(partners.least + 1) << 23);
+    const U high(static_cast<uint32_t>(partners.most + 1) << 23);
+    return !Lanes::Any(Lanes::Less(least, low)) && !Lanes::Any(Lanes::Less(high, most));
   }
 
   template <int R>
   static JAXFP4_INLINE void Dot(const uint8_t* lhs, const uint8_t* panel, int64_t size,
                                 F (&sum)[R][kVectors]) {
+    if constexpr (kPowers) {
+      static_assert(kVectors == 2, "");
+      if (Adds(panel)[0] & Adds(panel)[1]) return AddBlocks<R, true>(lhs, panel, size, sum);
+    }
+    AddBlocks<R, false>(lhs, panel, size, sum);
+  }
+
+ private:
+  static constexpr uint32_t kNaN = 0x7fc00000, kOne = 0x3f800000;
+
+  template <int R, bool kAddExponents>
+  static JAXFP4_INLINE void AddBlocks(const uint8_t* lhs, const uint8_t* panel, int64_t size,
+                                      F (&sum)[R][kVectors]) {
     const Block* a = reinterpret_cast<const Block*>(lhs);
     const uint32_t* b = reinterpret_cast<const uint32_t*>(panel);
     const float* scales = Scales(panel);
@@ -151,24 +210,33 @@ struct OriginScheme {
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         const Block& block = a[r * kBlocks];
-        const F origin = Lanes::Float(U(block.origin));
-        const float* multiples = scales + (kScales > 1 ? block.place() / sizeof(float) : 0);
+        const U origin(block.origin);
         for (int j = 0; j < kVectors; ++j) {
-          const F scale = LoadF32(multiples + j * kScales * kLanes);
-          sum[r][j] = Lanes::MulAdd(Lanes::Float(dot[r][j]) - origin, scale, sum[r][j]);
+          const float* at = scales + j * kScales * kLanes;
+          if constexpr (kAddExponents) {
+            const U add = Lanes::Bits(LoadF32(at + kLanes));
+            sum[r][j] = sum[r][j] + (Lanes::Float(dot[r][j] + add) - Lanes::Float(origin + add));
+          } else {
+            const F scale = LoadF32(at + (kPowers ? 0 : block.place() / sizeof(float)));
+            const F scaled = Lanes::Float(dot[r][j]) - Lanes::Float(origin);
+            sum[r][j] = Lanes::MulAdd(scaled, scale, sum[r][j]);
+          }
         }
       }
     }
   }
-
- private:
-  static constexpr uint32_t kNaN = 0x7fc00000;
 
   static JAXFP4_INLINE float* Scales(uint8_t* panel) {
     return reinterpret_cast<float*>(panel) + kBlocks * kBlockQuads;
   }
   static JAXFP4_INLINE const float* Scales(const uint8_t* panel) {
     return reinterpret_cast<const float*>(panel) + kBlocks * kBlockQuads;
+  }
+  static JAXFP4_INLINE uint32_t* Adds(uint8_t* panel) {
+    return reinterpret_cast<uint32_t*>(panel) + kBlocks * (kBlockQuads + kBlockScales);
+  }
+  static JAXFP4_INLINE const uint32_t* Adds(const uint8_t* panel) {
+    return reinterpret_cast<const uint32_t*>(panel) + kBlocks * (kBlockQuads + kBlockScales);
   }
 };
 

@@ -721,7 +721,8 @@ void TestScaleBytes() {
   struct Range {
     unsigned begin, size;
   };
-  const Range kinds[] = {{0, 256}, {0, 255}, {117, 20}, {0, 40}, {222, 9}, {228, 6}, {225, 31}};
+  const Range kinds[] = {{0, 256}, {0, 255}, {117, 20}, {60, 6},   {175, 6},
+                         {0, 40},  {222, 9}, {228, 6},  {225, 31}, {125, 9}};
   const auto fill = [&](Operand& x, Range bytes) {
     for (uint8_t& s : x.scale) s = static_cast<uint8_t>(bytes.begin + random() % bytes.size);
     if (random() % 4 == 0) x.scale[random() % x.scale.size()] = static_cast<uint8_t>(random());
