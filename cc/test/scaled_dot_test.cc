@@ -722,24 +722,32 @@ void TestScaleBytes() {
     unsigned begin, size;
   };
   const Range kinds[] = {{0, 256}, {0, 255}, {117, 20}, {60, 6},   {175, 6},
-                         {0, 40},  {222, 9}, {228, 6},  {225, 31}, {125, 9}};
+                         {0, 40},  {222, 9}, {228, 6},  {225, 31}, {125, 9}, {250, 5}};
   const auto fill = [&](Operand& x, Range bytes) {
     for (uint8_t& s : x.scale) s = static_cast<uint8_t>(bytes.begin + random() % bytes.size);
-    if (random() % 4 == 0) x.scale[random() % x.scale.size()] = static_cast<uint8_t>(random());
+  };
+  // One odd scale in the row that is looked at.
+  const auto spoil = [&](Operand& x, int64_t r) {
+    const uint8_t odd[] = {0, 1, 254, 255};
+    const int64_t at = r / x.BlockRows() * x.ScaleCols() + static_cast<int64_t>(
+        random() % static_cast<uint64_t>(x.ScaleCols()));
+    if (random() % 4 == 0) x.scale[static_cast<size_t>(at)] = odd[random() % 4];
   };
   for (const Spec& spec : CodedSpecs()) {
     if (spec.format.element != Element::kE2M1 || spec.format.block_cols == 0) continue;
     for (const Range& of_lhs : kinds) {
       for (const Range& of_rhs : kinds) {
-        for (int64_t m : {20, 41}) {
+        for (const int64_t m : {20, 41}) {
           if (!Selected()) continue;
           const int64_t depth = 32 * (1 + static_cast<int64_t>(random() % 34));
           Operand lhs = Make(spec, 1, m, depth, random), rhs = Make(spec, 1, 33, depth, random);
+          const int64_t r = static_cast<int64_t>(random() % static_cast<uint64_t>(m));
           fill(lhs, of_lhs);
           fill(rhs, of_rhs);
+          spoil(lhs, r);
+          spoil(rhs, 7);
           for (const Kernels* kernels : SupportedTargets()) {
             const Run run = Dot(lhs, rhs, Dtype::kF32, *kernels, serial);
-            const int64_t r = static_cast<int64_t>(random() % static_cast<uint64_t>(m));
             const Run alone = Dot(OneRow(lhs, r), rhs, Dtype::kF32, *kernels, serial);
             for (int64_t i = 0; i < rhs.rows; ++i) {
               const double x = run.At(r * rhs.rows + i), y = alone.At(i);
