@@ -24,6 +24,7 @@ from jaxfp4 import native
 
 LAYERS = [layer for layer in shapes.LLAMA if layer.name != "out"]
 TINY = shapes.Layer("tiny", "tiny", 256, 256)
+DEEP = shapes.Layer("DeepSeek-V3", "deep", 4096, 7168)
 ROWS = (1, 4, 8, 16, 64, 256, 4096)
 FORMATS = {
     "nvfp4": jf.Quantizer(jf.nvfp4),
@@ -146,7 +147,7 @@ FP8_PAIRS = {
 
 def bench_fp8(bench: Bench) -> None:
     """FP8 by FP8, beside XLA's FP8 product: cuBLASLt both, where it is there; and exactly."""
-    for _, layer, n, k, _ in [TINY] if bench.dry_run else LAYERS[:1]:
+    for _, layer, n, k, _ in [TINY] if bench.dry_run else [LAYERS[0], DEEP]:
         weights = [random_array(jax.random.key(i), (n, k), jnp.bfloat16) for i in range(4)]
         for m in (1, 16) if bench.dry_run else (256, 4096):
             x, flops = random_array(jax.random.key(9), (m, k), jnp.bfloat16), 2 * m * n * k
@@ -160,6 +161,27 @@ def bench_fp8(bench: Bench) -> None:
                         jf.scaled_dot, precision=precision, preferred_element_type=jnp.bfloat16
                     )
                     bench.time(name, dot, codes, n * k, flops)
+
+
+def bench_w4a8(bench: Bench) -> None:
+    """FP8 by MXFP4, beside XLA's products of two FP8 and of two bfloat16 operands."""
+    for _, layer, n, k, _ in [TINY] if bench.dry_run else [LAYERS[-1], DEEP]:
+        weights = [random_array(jax.random.key(i), (n, k), jnp.bfloat16) for i in range(4)]
+        w = [jf.quantize(weight, jf.mxfp4) for weight in weights]
+        nbytes = size_of((w[0].data, w[0].scale))
+        w += [jax.tree.map(jnp.copy, w[0]) for _ in range(copies(nbytes, bench.dry_run) - len(w))]
+        for m in (1, 16) if bench.dry_run else (16, 32, 64, 4096):
+            x, flops = random_array(jax.random.key(9), (m, k), jnp.bfloat16), 2 * m * n * k
+            dtypes = {"bfloat16": jnp.bfloat16, "float8": jnp.float8_e4m3fn}
+            for name, dtype in dtypes.items():
+                cast = [(x.astype(dtype), weight.astype(dtype)) for weight in weights]
+                size = n * k * jnp.dtype(dtype).itemsize
+                bench.time(f"XLA {name} {layer} M={m}", bfloat16_dot, cast, size, flops)
+            for label, block_shape in (("rows", (1, None)), ("1x128", (1, 128))):
+                codes = jf.quantize(x, FP8(block_shape=block_shape))
+                name = f"scaled_dot fp8 {label} x mxfp4 {layer} M={m}"
+                dot = functools.partial(jf.scaled_dot, preferred_element_type=jnp.bfloat16)
+                bench.time(name, dot, [(codes, v) for v in w], nbytes, flops)
 
 
 def bfloat16_dot(x, w):
@@ -215,7 +237,7 @@ def main() -> None:
     bench = Bench(parser.parse_args())
     device = jax.devices()[0]
     with jf.use_backend("auto" if bench.dry_run else "native"):
-        for part in (bench_copy, bench_fp8, bench_products, bench_ragged, bench_blocks):
+        for part in (bench_copy, bench_w4a8, bench_fp8, bench_products, bench_ragged, bench_blocks):
             part(bench)
     print("kernels of scaled_dot:", native.routes())
     path = parser.parse_args().json

@@ -172,6 +172,7 @@ def check_products(checks: Checks, small: bool) -> None:
     check_batch(checks, rng)
     check_many_rows(checks, rng, small)
     check_pairs(checks, rng, small)
+    check_w4a8(checks, rng, small)
 
 
 def normal(rng, *shape) -> np.ndarray:
@@ -241,6 +242,8 @@ PAIRS = {
     "fp8, tensor x rows": (FP8(), FP8(block_shape=(1, None))),
     "fp8, 1x128 x 128x128": (FP8(block_shape=(1, 128)), FP8(block_shape=(128, 128))),
     "fp8, 1x128 x 1x128": (FP8(block_shape=(1, 128)), FP8(block_shape=(1, 128))),
+    "fp8 x mxfp4, rows": (FP8(block_shape=(1, None)), jf.Quantizer(jf.mxfp4)),
+    "fp8 x mxfp4, 1x128": (FP8(block_shape=(1, 128)), jf.Quantizer(jf.mxfp4)),
     "mxfp8": (jf.Quantizer(jf.mxfp8), jf.Quantizer(jf.mxfp8)),
     "mxfp8, e5m2 x e4m3": (jf.Quantizer(jf.mxfp8_e5m2), jf.Quantizer(jf.mxfp8)),
     "mxfp4": (jf.Quantizer(jf.mxfp4), jf.Quantizer(jf.mxfp4)),
@@ -270,6 +273,20 @@ def check_pairs(checks: Checks, rng, small: bool) -> None:
             check_product(checks, f"{name}, {kind}, exactly", a, b, values)
             bound = SUMS_WITHOUT_ERROR if kind == "signs" else FEWER_BITS
             check_product(checks, f"{name}, {kind}", a, b, values, jf.scaled_dot, bound)
+
+
+def check_w4a8(checks: Checks, rng, small: bool) -> None:
+    """FP8 by MXFP4: every size of tile, and blocks whose scales are too far apart for e4m3."""
+    depth, cols = 1152, 514
+    powers = rng.integers(-14, 15, (cols, depth // 32)).repeat(32, axis=1)
+    weights = normal(rng, cols, depth) * np.exp2(powers).astype(np.float32)
+    w = checks.expect(lambda x: jf.quantize(x, jf.mxfp4), weights)
+    for block_shape in ((1, None), (1, 128)):
+        for m in (9, 64) if small else (9, 16, 33, 64, 300, 1030):
+            left = FP8(block_shape=block_shape)
+            a = checks.expect(lambda x: jf.quantize(x, left), normal(rng, m, depth))  # noqa: B023
+            name = f"fp8 {block_shape} x mxfp4 M={m}"
+            check_product(checks, name, a, w, decoded_values(checks, a), jf.scaled_dot, FEWER_BITS)
 
 
 def signs(rng, *shape) -> np.ndarray:

@@ -33,7 +33,11 @@ MEANT = (
     (r"(Ragged)?GemvKernel<\d, true>", EVERYWHERE, r"LDG\.E\.128"),
     (r"(Ragged)?MmaKernel<MmaShape<1, .*", EVERYWHERE, r"HMMA\.16816\.F32\.BF16"),
     (r"(Ragged)?MmaKernel<MmaShape<1, .*", EVERYWHERE, r"LDSM\.16\.M88\.4"),
-    (r"WgmmaKernel<.*", r"sm_90a", r"HGMMA\.64x128x16\.F32\.BF16"),
+    (r"WgmmaKernel<WgmmaParts<.*", r"sm_90a", r"HGMMA\.64x128x16\.F32\.BF16"),
+    *(
+        (rf"WgmmaKernel<Fp8Parts<{n}, .*", r"sm_90a", rf"QGMMA\.64x{n}x32\.F32\.E4M3\.E4M3")
+        for n in (16, 32, 64, 128)
+    ),
     (r"WgmmaKernel<.*", r"sm_90a", r"LDGSTS\.E\.BYPASS\.128"),
     (r"BlockScaledKernel<0, 0, 0>", r"sm_12\w+", r"OMMA\.SF\.16864\.F32\.E2M1\.E2M1\.UE4M3\.4X"),
     (r"BlockScaledKernel<1, 0, 0>", r"sm_12\w+", r"OMMA\.SF\.16864\.F32\.E2M1\.E2M1\.E8"),
@@ -52,8 +56,9 @@ MEANT = (
 )
 
 # Instructions that cost more than those meant in their place: loads and stores of memory of an
-# unknown kind, and local memory.
-NEVER = r"LD\.E.*|ST\.E.*|LDL.*|STL.*"
+# unknown kind, but for kernels of clusters, which read each other's shared memory so; and of local
+# memory, where the table has none for the kernel.
+LOADS, STORES, LOCAL, CLUSTER = r"LD\.E.*", r"ST\.E.*", r"LDL.*|STL.*", r"UCGABAR.*"
 
 # kernel -> architecture -> (registers, bytes of local memory)
 Costs = dict[str, dict[str, tuple[int, int]]]
@@ -213,8 +218,12 @@ def unlike(module: str, costs: Costs, names: dict[str, str]) -> Iterator[str]:
         for name, architecture, found in matching:
             if not any(re.match(instruction, opcode) for opcode in found):
                 yield f"{name} on {architecture} has no {instruction}"
+    allowed = committed()
     for (symbol, architecture), found in opcodes.items():
-        for opcode in sorted(filter(re.compile(NEVER).fullmatch, found)):
+        _, local_bytes = allowed.get(names[symbol], {}).get(architecture, (0, 0))
+        of_cluster = any(re.fullmatch(CLUSTER, opcode) for opcode in found)
+        never = [STORES, *([] if local_bytes else [LOCAL]), *([] if of_cluster else [LOADS])]
+        for opcode in sorted(filter(re.compile("|".join(never)).fullmatch, found)):
             yield f"{names[symbol]} on {architecture} has {opcode}"
 
 

@@ -1,6 +1,6 @@
-// Copies from global to shared memory that go on while the thread does, and barriers in shared
-// memory that threads arrive at and others wait for. (cc/test/cuda_simt_async.h has them for the
-// host.)
+// Copies from global to shared memory that go on while the thread does; barriers in shared memory
+// that threads arrive at and others wait for; and a vote. (cc/test/cuda_simt_async.h has them for
+// the host.)
 #pragma once
 
 #if defined(__CUDACC__)
@@ -60,6 +60,21 @@ __device__ __forceinline__ void WaitFor(uint64_t* barrier, unsigned parity) {
         : "r"(SharedAddress(barrier)), "r"(parity)
         : "memory");
   } while (ended == 0);
+}
+
+// Whether any thread of this warpgroup says so; all of them wait for each other. For one warpgroup
+// of a block.
+__device__ __forceinline__ bool AnyOfWarpgroup(bool mine) {
+  uint32_t any;
+  asm volatile(
+      "{\n.reg .pred p, q;\n"
+      "setp.ne.u32 p, %1, 0;\n"
+      "barrier.cta.red.or.pred q, 1, 128, p;\n"
+      "selp.u32 %0, 1, 0, q;\n}"
+      : "=r"(any)
+      : "r"(mine ? 1u : 0u)
+      : "memory");
+  return any != 0;
 }
 
 }  // namespace jaxfp4::cuda

@@ -33,7 +33,8 @@ struct Ring {
       InitBarrier(Empty(i), emptiers);
     }
   }
-  __device__ unsigned char* At() const { return stages + stage * Shape::kStageBytes; }
+  __device__ unsigned char* At() const { return At(stage); }
+  __device__ unsigned char* At(uint32_t i) const { return stages + i * Shape::kStageBytes; }
   __device__ uint64_t* Full(uint32_t i) const {
     return reinterpret_cast<uint64_t*>(stages + Shape::kStages * Shape::kStageBytes) + i;
   }
@@ -53,6 +54,12 @@ struct Ring {
   // To empty it: until it is full; until what it holds in this round is no longer needed.
   __device__ void WaitUntilFull() const { WaitFor(Full(stage), round & 1); }
   __device__ void WaitUntilUsed() const { WaitFor(Empty(stage), round & 1); }
+  // The stage before; and that a warp no longer needs it.
+  __device__ uint32_t Before() const { return (stage == 0 ? Shape::kStages : stage) - 1; }
+  __device__ void ReleaseBefore() const {
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) ArriveAt(Empty(Before()));
+  }
 };
 
 // The output tile with this index.

@@ -10,6 +10,8 @@ Status RunGemv(const ScaledDotProblem& problem, DotArgs* args, Stream stream);
 Status RunSmallMma(const ScaledDotProblem& problem, DotArgs* args, Stream stream);
 Status RunLargeMma(const ScaledDotProblem& problem, DotArgs* args, Stream stream);
 Status RunWgmma(const ScaledDotProblem& problem, DotArgs* args, Stream stream);
+Status RunFp8(const ScaledDotProblem& problem, DotArgs* args, Stream stream);
+Status RunFp8ByMxfp4(const ScaledDotProblem& problem, DotArgs* args, Stream stream);
 Status RunBlockScaled(const ScaledDotProblem& problem, DotArgs* args, Stream stream);
 Status RunCublaslt(const ScaledDotProblem& problem, DotArgs* args, Stream stream);
 Status RunTensor(const ScaledDotProblem& problem, DotArgs* args, Stream stream);
@@ -20,6 +22,8 @@ bool GemvTakes(const ScaledDotProblem& problem);
 bool SmallMmaTakes(const ScaledDotProblem& problem);
 bool LargeMmaTakes(const ScaledDotProblem& problem);
 bool WgmmaTakes(const ScaledDotProblem& problem);
+bool Fp8Takes(const ScaledDotProblem& problem);
+bool Fp8ByMxfp4Takes(const ScaledDotProblem& problem);
 bool BlockScaledTakes(const ScaledDotProblem& problem);
 // The four by cuBLASLt: one scale for each tensor, for each row; blocks of 128; NVFP4 or MXFP8.
 bool CublasltTakesTensors(const ScaledDotProblem& problem);

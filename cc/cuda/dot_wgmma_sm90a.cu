@@ -19,8 +19,8 @@ Status LaunchWgmma(const WgmmaArgs& a, Stream stream) {
   const auto most = static_cast<unsigned>(Multiprocessors());
   const Geometry g = {a.tiles < most ? a.tiles : most, 1, 1, WgmmaShape::kThreads,
                       WgmmaShape::kSharedBytes};
-  return a.dot.lhs.coded ? Launch(WgmmaKernel<kType, true>, g, stream, a)
-                         : Launch(WgmmaKernel<kType, false>, g, stream, a);
+  return a.dot.lhs.coded ? Launch(WgmmaKernel<WgmmaParts<kType, true>>, g, stream, a)
+                         : Launch(WgmmaKernel<WgmmaParts<kType, false>>, g, stream, a);
 }
 
 }  // namespace
@@ -28,7 +28,7 @@ Status LaunchWgmma(const WgmmaArgs& a, Stream stream) {
 Status RunWgmma(const ScaledDotProblem& p, DotArgs* a, Stream stream) {
   int64_t tiles;
   if (const Status s = SetTiles(WgmmaShape::kRows, WgmmaShape::kCols, a, &tiles)) return s;
-  const WgmmaArgs args = {*a, static_cast<uint32_t>(tiles)};
+  const WgmmaArgs args = {*a, static_cast<uint32_t>(tiles), 1};
   return p.rhs.format.scale_type == ScaleType::kE4M3 ? LaunchWgmma<ScaleType::kE4M3>(args, stream)
                                                      : LaunchWgmma<ScaleType::kE8M0>(args, stream);
 }

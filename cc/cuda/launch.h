@@ -19,6 +19,7 @@ struct Geometry {
   unsigned blocks_x, blocks_y, blocks_z;
   unsigned threads;
   unsigned shared;  // bytes of dynamic shared memory
+  unsigned cluster = 1;  // blocks of each, along x
 };
 
 #if defined(__CUDACC__)
@@ -40,6 +41,12 @@ Status Launch(void (*kernel)(Args), const Geometry& g, Stream stream, const Args
   config.blockDim = dim3(g.threads);
   config.dynamicSmemBytes = g.shared;
   config.stream = stream;
+  cudaLaunchAttribute cluster = {};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim.x = g.cluster;
+  cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+  config.attrs = &cluster;
+  config.numAttrs = g.cluster > 1;
   return StatusOf(cudaLaunchKernelEx(&config, kernel, args));
 }
 
@@ -73,6 +80,13 @@ class RelaxedCapture {
   void Exchange() { (void)cudaThreadExchangeStreamCaptureMode(&mode_); }
   cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
 };
+
+// x, of which the compiler no longer knows that it is: what follows from it is computed anew,
+// rather than kept in registers.
+__device__ __forceinline__ uint32_t Anew(uint32_t x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
 
 __device__ __forceinline__ void* DynamicShared() {
   extern __shared__ uint4 dynamic_shared[];

@@ -38,6 +38,8 @@ constexpr Route kRoutes[] = {
     {"cublaslt 128",      90,  90,     65, kNoLimit, kAnyOutputs,     false, CublasltTakesBlocks128, RunCublaslt},
     {"cublaslt micro",    100, kLater, 65, kNoLimit, kAnyOutputs,     false, CublasltTakesMicro,     RunCublaslt},
     {"wgmma",             90,  90,     65, kNoLimit, kSomeWgmmaTiles, true,  WgmmaTakes,             RunWgmma},
+    {"fp8 by mxfp4",      90,  90,     9, kNoLimit,  kAnyOutputs,     false, Fp8ByMxfp4Takes,        RunFp8ByMxfp4},
+    {"fp8",               90,  90,     9, kNoLimit,  kAnyOutputs,     false, Fp8Takes,               RunFp8},
     {"tensor",            100, 109,    65, kNoLimit, kSomeWgmmaTiles, false, TensorTakes,            RunTensor},
     {"block scaled",      120, 129,    65, kNoLimit, kSomeLargeTiles, false, BlockScaledTakes,       RunBlockScaled},
     {"mma large",         80,  kLater, 65, kNoLimit, kSomeLargeTiles, true,  LargeMmaTakes,          RunLargeMma},

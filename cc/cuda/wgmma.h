@@ -34,29 +34,59 @@ __device__ __forceinline__ void WaitForMultiply() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
+// ---- the sums of instructions: as text, and as operands
+
+#define JAXFP4_SUMS_8 "%0, %1, %2, %3, %4, %5, %6, %7"
+#define JAXFP4_SUMS_16 JAXFP4_SUMS_8 ", %8, %9, %10, %11, %12, %13, %14, %15"
+#define JAXFP4_SUMS_32      \
+  JAXFP4_SUMS_16            \
+  ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define JAXFP4_SUMS_64                                                                \
+  JAXFP4_SUMS_32                                                                      \
+  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"  \
+  ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define JAXFP4_OPERANDS_8(d, i)                                                           \
+  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
+      "+f"(d[i + 6]), "+f"(d[i + 7])
+#define JAXFP4_OPERANDS_16(d, i) JAXFP4_OPERANDS_8(d, i), JAXFP4_OPERANDS_8(d, i + 8)
+#define JAXFP4_OPERANDS_32(d, i) JAXFP4_OPERANDS_16(d, i), JAXFP4_OPERANDS_16(d, i + 16)
+#define JAXFP4_OPERANDS_64(d, i) JAXFP4_OPERANDS_32(d, i), JAXFP4_OPERANDS_32(d, i + 32)
+
 // d += a b', for the 64 x 16 matrix a and 128 rows b, bfloat16, a warpgroup together. Warp w has
 // rows 16 w to 16 w + 15 of a and d, in the fragments of mma.m16n8k16.
 __device__ __forceinline__ void MultiplyAsync(float (&d)[64], const uint32_t (&a)[4], uint64_t b) {
-  asm volatile(
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-      "{%64, %65, %66, %67}, %68, 1, 1, 1, 0;"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]),
-        "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]),
-        "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]),
-        "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
-        "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]),
-        "+f"(d[30]), "+f"(d[31]), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]),
-        "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]), "+f"(d[41]),
-        "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]),
-        "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]),
-        "+f"(d[54]), "+f"(d[55]), "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]),
-        "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+  asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" JAXFP4_SUMS_64
+               "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 0;"
+               : JAXFP4_OPERANDS_64(d, 0)
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
+
+// The same of e4m3, 32 columns a step: bytes where a pair of bfloat16 would have a half of one. b
+// has twice as many rows as d has elements. Begins sums anew, or adds to them.
+#define JAXFP4_MULTIPLY_FP8(rows, count, a0, a1, a2, a3, described, adds)                        \
+  template <bool kAdds>                                                                          \
+  __device__ __forceinline__ void MultiplyFp8Async(float (&d)[count], const uint32_t (&a)[4],    \
+                                                   uint64_t b) {                                 \
+    asm volatile("wgmma.mma_async.sync.aligned.m64n" #rows "k32.f32.e4m3.e4m3 {"                 \
+                 JAXFP4_SUMS_##count "}, {%" #a0 ", %" #a1 ", %" #a2 ", %" #a3 "}, %" #described \
+                 ", %" #adds ", 1, 1;"                                                           \
+                 : JAXFP4_OPERANDS_##count(d, 0)                                                 \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kAdds ? 1 : 0));      \
+  }
+JAXFP4_MULTIPLY_FP8(16, 8, 8, 9, 10, 11, 12, 13)
+JAXFP4_MULTIPLY_FP8(32, 16, 16, 17, 18, 19, 20, 21)
+JAXFP4_MULTIPLY_FP8(64, 32, 32, 33, 34, 35, 36, 37)
+JAXFP4_MULTIPLY_FP8(128, 64, 64, 65, 66, 67, 68, 69)
+#undef JAXFP4_MULTIPLY_FP8
+
+// After the wait for products: keeps the compiler from using the sums before it.
+template <int kCount>
+__device__ __forceinline__ void HoldSums(float (&d)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+
+// ---- registers
 
 // Moves registers between warpgroups: all of a block's have as many in the end as they had.
 template <int kRegisters>

@@ -9,6 +9,8 @@
 
 #include "cc/cuda/dot_block_scaled_sm120f.cu"
 #include "cc/cuda/dot_cublaslt.cu"
+#include "cc/cuda/dot_fp8_mxfp4_sm90a.cu"
+#include "cc/cuda/dot_fp8_sm90a.cu"
 #include "cc/cuda/dot_gemv.cu"
 #include "cc/cuda/dot_mma_large.cu"
 #include "cc/cuda/dot_mma_small.cu"

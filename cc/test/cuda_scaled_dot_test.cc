@@ -267,6 +267,20 @@ void TestRoutes() {
   }
   Check(route(nvfp4, 4096, 4096, 256, 110) == "mma large", "another family");
   Check(route(nvfp4, 4096, 4096, 256, 120) == "block scaled", "many rows on sm_120f");
+  const Spec fp8 = CodedSpecs()[9];
+  Operand lhs = Make(fp8, 1, 1, 128, &random), mxfp4 = Make(CodedSpecs()[2], 1, 1, 128, &random);
+  Operand rhs = Make(fp8, 1, 1, 128, &random);
+  for (const int64_t rows : {9, 64, 4096}) {
+    ScaledDotProblem p = ProblemOf(lhs, mxfp4, Dtype::kF32, nullptr);
+    p.rows = rows, p.cols = 4096;
+    Check(std::string(cuda::FindRoute(p, 90, 132)->name) == "fp8 by mxfp4", "fp8 by mxfp4");
+    Check(std::string(cuda::FindRoute(p, 100, 148)->name) != "fp8 by mxfp4", "on sm_100");
+    p.exact = true;
+    Check(std::string(cuda::FindRoute(p, 90, 132)->name) != "fp8 by mxfp4", "exact sums");
+    p = ProblemOf(lhs, rhs, Dtype::kF32, nullptr);
+    p.rows = rows, p.cols = 4096;
+    Check(std::string(cuda::FindRoute(p, 90, 132)->name) == "fp8", "fp8");
+  }
   ScaledDotProblem p = {};
   p.batch = p.rows = p.cols = p.depth = 1;
   Check(cuda::FindRoute(p, 75, 40) == nullptr, "an old GPU");

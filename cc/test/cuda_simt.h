@@ -54,7 +54,9 @@ namespace simt {
 constexpr unsigned kWarp = 32;
 constexpr size_t kStackBytes = 256 * 1024;
 constexpr size_t kSharedBytes = 228 * 1024;
+constexpr unsigned kMostInCluster = 8;
 
+inline int multiprocessors = 2;   // that kernels' launches count on
 inline bool descending = false;   // the order in which threads take turns
 inline bool record_only = false;  // launches are counted, not run
 inline int launches = 0;
@@ -126,6 +128,12 @@ struct Fiber {
   bool done = false;
 };
 
+// Where the threads of a block meet, or those of a cluster.
+struct Gathering {
+  int arrived = 0, generation = 0;
+};
+
+// A block, or a cluster of them, one after the other.
 struct Block {
   std::vector<Fiber> fibers;
   std::vector<Warp> warps;
@@ -133,21 +141,30 @@ struct Block {
   jmp_buf scheduler;
   unsigned current = 0;
   bool progress = false;
-  int arrived = 0, generation = 0;
+  unsigned first = 0;  // blockIdx.x of the cluster's first
+  Gathering blocks[kMostInCluster], cluster;
   std::function<void()> body;
 };
 
 inline Block block;
-alignas(1024) inline unsigned char shared[kSharedBytes];
+alignas(1024) inline unsigned char shared_of_cluster[kMostInCluster * kSharedBytes];
+inline unsigned Rank() { return block.current / blockDim.x; }  // of this block in its cluster
+inline unsigned char* SharedOf(unsigned rank) { return shared_of_cluster + rank * kSharedBytes; }
+inline unsigned char* Shared() { return SharedOf(Rank()); }
+
 // Stacks for a block's threads, of which nothing is known from earlier blocks.
 inline unsigned char* Stacks(size_t threads) {
-  static std::vector<unsigned char> stacks;
+  static std::unique_ptr<unsigned char[]> stacks;
+  static size_t size = 0;
   const size_t bytes = threads * kStackBytes;
 #if defined(__SANITIZE_ADDRESS__)
-  __asan_unpoison_memory_region(stacks.data(), stacks.size());
+  __asan_unpoison_memory_region(stacks.get(), size);
 #endif
-  if (stacks.size() < bytes) stacks.resize(bytes);
-  return stacks.data();
+  if (size < bytes) {
+    stacks.reset(new unsigned char[bytes]);  // pages that no thread reaches stay untouched
+    size = bytes;
+  }
+  return stacks.get();
 }
 
 inline void Yield() {
@@ -182,12 +199,13 @@ inline void SyncBlock() {
   ReachBarrier();
   PassBarrier();
   block.progress = true;
-  if (++block.arrived == static_cast<int>(block.fibers.size())) {
-    block.arrived = 0;
-    ++block.generation;
+  Gathering& g = block.blocks[Rank()];
+  if (++g.arrived == static_cast<int>(blockDim.x)) {
+    g.arrived = 0;
+    ++g.generation;
     return;
   }
-  Wait(&block.generation);
+  Wait(&g.generation);
 }
 
 inline unsigned Lane() { return block.current % kWarp; }
@@ -227,7 +245,8 @@ inline void Resume(unsigned thread) {
   Block& b = block;
   if (b.fibers[thread].done) return;
   b.current = thread;
-  threadIdx = {thread, 0, 0};
+  threadIdx = {thread % blockDim.x, 0, 0};
+  blockIdx.x = b.first + thread / blockDim.x;
   if (_setjmp(b.scheduler) != 0) return;
   Fiber& f = b.fibers[thread];
   if (f.started) _longjmp(f.resume, 1);
@@ -239,7 +258,8 @@ inline void RunBlock() {
   Block& b = block;
   const auto n = static_cast<unsigned>(b.fibers.size());
   b.warps.assign((n + kWarp - 1) / kWarp, Warp());
-  b.arrived = b.generation = 0;
+  for (Gathering& g : b.blocks) g = {};
+  b.cluster = {};
   unsigned char* stacks = Stacks(n);
   for (unsigned i = 0; i < n; ++i) {
     Fiber& f = b.fibers[i];
@@ -264,7 +284,9 @@ inline void RunBlock() {
 }
 
 // What a fresh block finds in shared memory: NaN, however it is read.
-inline void PoisonShared(unsigned bytes) { std::memset(shared, 0xff, bytes); }
+inline void PoisonShared(unsigned rank, unsigned bytes) {
+  std::memset(SharedOf(rank), 0xff, bytes);
+}
 
 }  // namespace simt
 
@@ -321,9 +343,10 @@ inline int Device() { return simt::device; }
 struct RelaxedCapture {
   ~RelaxedCapture() {}
 };
-inline int Multiprocessors() { return 2; }
+inline int Multiprocessors() { return simt::multiprocessors; }
 inline int Architecture() { return simt::architecture; }
-inline void* DynamicShared() { return simt::shared; }
+inline void* DynamicShared() { return simt::Shared(); }
+inline uint32_t Anew(uint32_t x) { return x; }
 
 struct Geometry;
 template <class Args>
@@ -414,12 +437,13 @@ Status Launch(void (*kernel)(Args), const Geometry& g, Stream, const Args& args)
   gridDim = {g.blocks_x, g.blocks_y, g.blocks_z};
   blockDim = {g.threads, 1, 1};
   simt::block.body = [&] { kernel(args); };
-  simt::block.fibers = std::vector<simt::Fiber>(g.threads);
+  simt::block.fibers = std::vector<simt::Fiber>(g.threads * g.cluster);
   for (unsigned z = 0; z < g.blocks_z; ++z) {
     for (unsigned y = 0; y < g.blocks_y; ++y) {
-      for (unsigned x = 0; x < g.blocks_x; ++x) {
+      for (unsigned x = 0; x < g.blocks_x; x += g.cluster) {
         blockIdx = {x, y, z};
-        simt::PoisonShared(g.shared);
+        simt::block.first = x;
+        for (unsigned rank = 0; rank < g.cluster; ++rank) simt::PoisonShared(rank, g.shared);
         simt::RunBlock();
       }
     }

@@ -32,16 +32,20 @@ inline bool Arrive(Barrier* b) {
 // Address of byte `offset` of rows that a matrix descriptor describes, in shared memory.
 inline uint32_t Swizzled(uint32_t address) { return address ^ (address >> 7 & 7) << 4; }
 
-// Element (row, k) of the matrix, bfloat16.
-inline double DescribedElement(uint64_t descriptor, uint32_t row, uint32_t k) {
+// Byte `byte` of a row of the matrix.
+inline const unsigned char* DescribedRowByte(uint64_t descriptor, uint32_t row, uint32_t byte) {
   const auto field = [&](int first) {
     return static_cast<uint32_t>(descriptor >> first & 0x3fff) << 4;
   };
   if (descriptor >> 62 != 1) Fail("a matrix descriptor without the 128-byte swizzle");
   const uint32_t stride = field(32);
-  const uint32_t address = Swizzled(field(0) + row / 8 * stride + row % 8 * 128 + 2 * k);
+  return Shared() + Swizzled(field(0) + row / 8 * stride + row % 8 * 128 + byte);
+}
+
+// Element (row, k), bfloat16.
+inline double DescribedElement(uint64_t descriptor, uint32_t row, uint32_t k) {
   uint16_t bits;
-  std::memcpy(&bits, shared + address, 2);
+  std::memcpy(&bits, DescribedRowByte(descriptor, row, 2 * k), 2);
   return static_cast<double>(jaxfp4::FromBF16<jaxfp4::ScalarLanes>(bits));
 }
 
@@ -50,7 +54,7 @@ inline double DescribedElement(uint64_t descriptor, uint32_t row, uint32_t k) {
 namespace jaxfp4::cuda {
 
 inline uint32_t SharedAddress(const void* p) {
-  return static_cast<uint32_t>(static_cast<const unsigned char*>(p) - simt::shared);
+  return static_cast<uint32_t>(static_cast<const unsigned char*>(p) - simt::Shared());
 }
 
 // ---- copies
@@ -89,6 +93,51 @@ inline void WaitFor(uint64_t* barrier, unsigned parity) {
   while ((BarrierAt(barrier)->phase & 1) == parity) simt::Yield();
   simt::PassBarrier();
   simt::block.progress = true;
+}
+
+// Among the 128 threads of one warpgroup of a block.
+inline bool AnyOfWarpgroup(bool mine) {
+  static simt::Gathering votes[simt::kMostInCluster];
+  static bool any[simt::kMostInCluster], outcome[simt::kMostInCluster];
+  const unsigned rank = simt::Rank();
+  simt::Gathering& g = votes[rank];
+  simt::block.progress = true;
+  any[rank] = any[rank] || mine;
+  if (++g.arrived < 128) {
+    simt::Wait(&g.generation);
+    return outcome[rank];
+  }
+  outcome[rank] = any[rank];
+  any[rank] = false;
+  g.arrived = 0;
+  ++g.generation;
+  return outcome[rank];
+}
+
+// ---- clusters
+
+// Threads that have ended count as there.
+inline void SyncCluster() {
+  simt::Gathering& g = simt::block.cluster;
+  const int mine = g.generation;
+  simt::block.progress = true;
+  ++g.arrived;
+  while (g.generation == mine) {
+    int there = g.arrived;
+    for (const simt::Fiber& fiber : simt::block.fibers) there += fiber.done;
+    if (there == static_cast<int>(simt::block.fibers.size())) {
+      g.arrived = 0;
+      ++g.generation;
+      simt::block.progress = true;
+    } else {
+      simt::Yield();
+    }
+  }
+}
+inline float LoadFromCluster(const float* mine, uint32_t rank) {
+  float x;
+  std::memcpy(&x, simt::SharedOf(rank) + SharedAddress(mine), 4);
+  return x;
 }
 
 // ---- warpgroups
@@ -132,6 +181,65 @@ inline void MultiplyAsync(float (&d)[64], const uint32_t (&a)[4], uint64_t b) {
     });
   });
 }
+
+// How the tensor cores of sm_90 are said to sum e4m3: terms, the sum before among them, are cut off
+// 13 bits below the leading bit of the largest, and so is their sum.
+inline bool cuts_sums = false;
+
+inline double Cut(double x, int exponent) {
+  return std::ldexp(std::trunc(std::ldexp(x, 13 - exponent)), exponent - 13);
+}
+inline float SumOf(const double (&terms)[33]) {
+  double sum = 0, largest = 0;
+  for (const double t : terms) {
+    sum += t;
+    largest = std::max(largest, std::fabs(t));
+  }
+  if (!cuts_sums || !(largest > 0) || !std::isfinite(sum)) return static_cast<float>(sum);
+  sum = 0;
+  for (const double t : terms) sum += Cut(t, std::ilogb(largest));
+  return static_cast<float>(sum == 0 ? sum : Cut(sum, std::ilogb(sum)));
+}
+
+inline double ValueOfE4M3(uint32_t code) {
+  static const std::vector<double> values = [] {
+    std::vector<double> v;
+    for (uint32_t c = 0; c < 256; ++c) {
+      v.push_back(static_cast<double>(Decode<E4M3, ScalarLanes>(c)));
+    }
+    return v;
+  }();
+  return values[code & 255u];
+}
+
+// The fragment of mma.m16n8k16, with two e4m3 for each bfloat16.
+template <bool kAdds, int kSums>
+void MultiplyFp8Async(float (&d)[kSums], const uint32_t (&a)[4], uint64_t b) {
+  const uint32_t words[4] = {a[0], a[1], a[2], a[3]};
+  simt::ThisFiber().products.Add([&d, words, b] {
+    simt::Exchange(~0u, words, 4, [&](const uint32_t (*all)[8]) {
+      const uint32_t group = simt::Lane() / 4, thread = simt::Lane() % 4;
+      double left[2][32];
+      for (uint32_t k = 0; k < 32; ++k) {
+        for (uint32_t half = 0; half < 2; ++half) {
+          const uint32_t word = all[group * 4 + k % 16 / 4][half + k / 16 * 2];
+          left[half][k] = ValueOfE4M3(word >> (8 * (k % 4)));
+        }
+      }
+      for (uint32_t i = 0; i < kSums; ++i) {
+        const uint32_t row = i / 4 * 8 + thread * 2 + i % 2;
+        double terms[33];
+        for (uint32_t k = 0; k < 32; ++k) {
+          terms[k] = left[i / 2 % 2][k] * ValueOfE4M3(*simt::DescribedRowByte(b, row, k));
+        }
+        terms[32] = kAdds ? static_cast<double>(d[i]) : 0;
+        d[i] = SumOf(terms);
+      }
+    });
+  });
+}
+template <int kSums>
+void HoldSums(float (&)[kSums]) {}
 
 // Lane 4 r + c holds elements (r, 2 c) and (r, 2 c + 1).
 inline uint32_t TransposeMatrix(uint32_t pair) {

@@ -85,7 +85,7 @@ inline uint8_t MatrixByte(uint64_t d, uint32_t row, uint32_t byte) {
     address ^= (address >> 7 & (width / 16 - 1)) << 4;
   }
   if (address >= kSharedBytes) Fail("a matrix beyond shared memory");
-  return shared[address];
+  return Shared()[address];
 }
 
 using jaxfp4::cuda::BlockScaledKind;
