@@ -21,6 +21,7 @@ import shapes
 
 import jaxfp4 as jf
 from jaxfp4 import native
+from jaxfp4.ops.scaled_dot_transposed import scaled_dot_transposed
 
 LAYERS = [layer for layer in shapes.LLAMA if layer.name != "out"]
 TINY = shapes.Layer("tiny", "tiny", 256, 256)
@@ -229,6 +230,27 @@ def xla_ragged_dot(x, w, sizes):
     return jax.lax.ragged_dot(x, w.swapaxes(1, 2), sizes)
 
 
+def bench_gradients(bench: Bench) -> None:
+    """The products of a backward pass, from the operands that the forward pass packed."""
+    for _, layer, n, k, _ in [TINY] if bench.dry_run else LAYERS:
+        m = 32 if bench.dry_run else 4096
+        ct = random_array(jax.random.key(8), (m, n), jnp.bfloat16)
+        for label in ("nvfp4", "mxfp4"):
+            for name, rows, first in (("dgrad", n, False), ("wgrad", m, True)):
+                x = random_array(jax.random.key(9), (rows, k), jnp.bfloat16)
+                q = jf.quantize(x, FORMATS[label])
+                dot = functools.partial(rows_dot, contracted_first=first)
+                bench.time(f"{name} {label} {layer} M={m}", dot, [(ct, q)] * 4, 0, 2 * m * n * k)
+
+
+def rows_dot(ct, q, contracted_first: bool):
+    packed = (q.data, q.scale, q.global_scale)
+    return scaled_dot_transposed(
+        ct, packed, q.format, q.block_shape, jnp.bfloat16,
+        batch=0, contracted_first=contracted_first,
+    )  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dry-run", action="store_true", help="small, on any device")
@@ -237,7 +259,10 @@ def main() -> None:
     bench = Bench(parser.parse_args())
     device = jax.devices()[0]
     with jf.use_backend("auto" if bench.dry_run else "native"):
-        for part in (bench_copy, bench_w4a8, bench_fp8, bench_products, bench_ragged, bench_blocks):
+        for part in (
+            bench_copy, bench_w4a8, bench_fp8, bench_products, bench_gradients, bench_ragged,
+            bench_blocks,
+        ):  # fmt: skip
             part(bench)
     print("kernels of scaled_dot:", native.routes())
     path = parser.parse_args().json

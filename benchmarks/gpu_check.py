@@ -24,6 +24,7 @@ from jaxfp4.formats import FORMATS
 from jaxfp4.ops.dequantize_blocks import dequantize_blocks
 from jaxfp4.ops.fake_quantize import fake_quantize
 from jaxfp4.ops.quantize_blocks import quantize_blocks
+from jaxfp4.ops.scaled_dot_transposed import scaled_dot_transposed
 from jaxfp4.reference import blocks as reference
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests"))
@@ -346,6 +347,45 @@ def narrow_dot(a, w, dtype):
     return jf.scaled_dot(a, w, precision="highest", preferred_element_type=dtype)
 
 
+def check_gradients(checks: Checks, small: bool) -> None:
+    """Floats by the rows of codes, either operand contracted first, the result either way."""
+    rng = np.random.default_rng(3)
+    sizes = [(7, 80, 256), (33, 500, 384), (1040, 528, 1152)]
+    if checks.device is not checks.cpu:
+        sizes.append((4112, 400, 4096))  # several tiles for each multiprocessor
+    for f in list(FORMATS.values())[:: 3 if small else 1]:
+        for number, (m, n, k) in enumerate(sizes):
+            q = checks.expect(lambda x: jf.quantize(x, f), normal(rng, n, k))  # noqa: B023
+            for dtype in DTYPES:
+                for first in (False, True):
+                    out = bool(number % 2) == first
+                    x = normal(rng, *((n, m) if first else (m, n)))
+                    name = f"{f} x {dtype.__name__} {m} x {n} x {k}, {first}, {out}"
+                    check_rows(checks, name, jnp.asarray(x, dtype), q, first, out)
+
+
+def check_rows(checks: Checks, name: str, x, q, first: bool, out_transposed: bool) -> None:
+    def product(x, q):
+        packed = (q.data, q.scale, q.global_scale)
+        return scaled_dot_transposed(
+            x, packed, q.format, q.block_shape, jnp.float32,
+            batch=0, contracted_first=first, out_transposed=out_transposed,
+        )  # fmt: skip
+
+    checks.count += 1
+    got, again = (checks.run(product, x, q).astype(np.float64) for _ in range(2))
+    values = np.asarray(x, np.float64)
+    values, w = values.T if first else values, decoded_values(checks, q)
+    expected, magnitude = values @ w, np.abs(values) @ np.abs(w)
+    off = np.abs((got.T if out_transposed else got) - expected)
+    bound = (w.shape[0] + 2) * 2.0**-23 * magnitude
+    if not (off <= bound).all():
+        worst = (off / np.maximum(bound, 1e-30)).max()
+        checks.fail(f"transposed {name}: {(off > bound).sum()} outputs, worst {worst:.3g} bounds")
+    if not np.array_equal(got, again):
+        checks.fail(f"transposed {name}: not the same bits the second time")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--small", action="store_true", help="a sample, for slow tools")
@@ -355,7 +395,8 @@ def main() -> int:
     checks = Checks(options.dry_run)
     small = options.small or options.dry_run
     seconds = {}
-    for check in (check_blocks, check_others, check_products, check_ragged):
+    checks_made = (check_blocks, check_others, check_products, check_ragged, check_gradients)
+    for check in checks_made:
         begin, before = time.time(), len(checks.failed)
         check(checks, small)
         seconds[check.__name__] = round(time.time() - begin, 1)

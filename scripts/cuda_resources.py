@@ -32,7 +32,9 @@ EVERYWHERE = r"sm_\w+"
 MEANT = (
     (r"(Ragged)?GemvKernel<\d, true>", EVERYWHERE, r"LDG\.E\.128"),
     (r"(Ragged)?MmaKernel<MmaShape<1, .*", EVERYWHERE, r"HMMA\.16816\.F32\.BF16"),
-    (r"(Ragged)?MmaKernel<MmaShape<1, .*", EVERYWHERE, r"LDSM\.16\.M88\.4"),
+    (r"(Ragged)?MmaKernel<MmaShape<1, .*, \w+, false>, \w+>", EVERYWHERE, r"LDSM\.16\.M88\.4"),
+    (r"MmaKernel<MmaShape<1, .*, true, \w+>, \w+>", EVERYWHERE, r"LDSM\.16\.MT88\.4"),
+    (r"WgmmaKernel<Transposed.*", r"sm_90a", r"LDSM\.16\.MT88\.4"),
     (r"WgmmaKernel<WgmmaParts<.*", r"sm_90a", r"HGMMA\.64x128x16\.F32\.BF16"),
     *(
         (rf"WgmmaKernel<Fp8Parts<{n}, .*", r"sm_90a", rf"QGMMA\.64x{n}x32\.F32\.E4M3\.E4M3")

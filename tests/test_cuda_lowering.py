@@ -27,6 +27,7 @@ ATTRIBUTES = {
     "hadamard": {"inverse"},
     "scaled_dot": DOT,
     "ragged_dot": DOT,
+    "scaled_dot_transposed": CODED | {"batch_rank", "contracted_first", "out_transposed"},
 }
 
 
@@ -70,6 +71,9 @@ def programs(weights):
         ("hadamard",): lambda x: jf.hadamard(x, 16),
         ("scaled_dot",): lambda x: jf.scaled_dot(x, weights),
         ("ragged_dot",): lambda x: jf.ragged_dot(x, EXPERTS, jnp.array([1, 0, 2])),
+        ("scaled_dot_transposed",): lambda x: jax.grad(lambda x: jf.scaled_dot(x, weights).sum())(
+            x
+        ),
         ("amax", "quantize_blocks", "scaled_dot"): lambda x: jf.scaled_dot(
             jf.quantize(x, jf.nvfp4), weights
         ),
@@ -118,19 +122,25 @@ def test_formats(format):
     assert attributes["rhs_block_rows"] == (weights.block_shape[0] or 0)
     assert attributes["rhs_block_cols"] == (weights.block_shape[1] or 0)
     assert "gather" not in text
-    assert "dot_general" not in text
+    assert "stablehlo.dot_general" not in text
     assert not re.search(r"tensor<32x128x(f32|bf16|f16)>", text), "weights are decoded"
 
 
-def test_gradient_of_activations():
-    """The backward pass of a product with packed weights decodes them with the kernel, too."""
+def test_training_step_decodes_no_operand():
+    """Both products of a backward pass take the codes of the forward one as they are."""
+    recipe = jf.recipes.qat(jf.nvfp4)
 
-    def f(x):
-        return jax.grad(lambda x: jf.scaled_dot(x, W).sum())(x)
+    def f(x, w):
+        dims = (((1,), (0,)), ((), ()))
+        return jax.grad(lambda x, w: jf.scaled_dot_general(x, w, dims, recipe).sum(), (0, 1))(x, w)
 
-    found = kernels(lowered(f, normal(4, 64)))
-    assert "dequantize_blocks" in found
-    assert "scaled_dot" not in found or found["scaled_dot"]["rhs_layout"] == 0
+    text = lowered(f, normal(48, 64), normal(64, 32))
+    found = [(target, attributes) for target, attributes in calls(text) if "transposed" in target]
+    dgrad, wgrad = (attributes for _, attributes in found)
+    assert (dgrad["contracted_first"], dgrad["out_transposed"]) == (0, 0)
+    assert (wgrad["contracted_first"], wgrad["out_transposed"]) == (1, 1)
+    assert "dequantize_blocks" not in kernels(text)
+    assert "stablehlo.dot_general" not in text
 
 
 def test_jit_of_vmap_is_one_call():

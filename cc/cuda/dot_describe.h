@@ -18,7 +18,8 @@ inline int BitsOf(const DotOperand& x) {
   return E5M2::kBits;
 }
 
-inline Status Describe(const DotOperand& x, int64_t rows, int64_t depth, bool interleaved,
+// Rows and their lengths are those of memory.
+inline Status Describe(const DotOperand& x, int64_t rows, int64_t length, bool interleaved,
                        Operand* out) {
   Operand& o = *out;
   o = {};
@@ -26,9 +27,10 @@ inline Status Describe(const DotOperand& x, int64_t rows, int64_t depth, bool in
   o.global = x.global_scale;
   o.rows_per_global = Divider(rows / x.global_count);
   o.coded = x.coded;
+  o.transposed = x.transposed;
   o.dtype = x.dtype;
   o.bits = BitsOf(x);
-  o.row_bytes = depth * o.bits / 8;
+  o.row_bytes = length * o.bits / 8;
   if (!x.coded) return nullptr;
   o.interleaved = interleaved;
   o.element = x.format.element;
@@ -43,9 +45,25 @@ inline Status Describe(const DotOperand& x, int64_t rows, int64_t depth, bool in
   return o.scale_offset.Fit(x.scale_offset, rows / x.rows_per_offset) ? nullptr : kTooManyAxes;
 }
 
+// Whether rows of codes that are contracted have float32 scales of their own, so that no sum can be
+// multiplied by them.
+inline bool ScalesGoIntoLhs(const ScaledDotProblem& p) {
+  const DotOperand& x = p.rhs;
+  if (!x.transposed || x.format.scale_type != ScaleType::kFloat32) return false;
+  if (x.scale_cols > 1 || x.scale_row_stride > 0) return true;
+  for (int64_t row = 0; row < p.batch * p.depth; ++row) {
+    const int64_t first = row / p.depth * p.depth;
+    if (x.scale_offset[row / x.rows_per_offset] != x.scale_offset[first / x.rows_per_offset]) {
+      return true;
+    }
+  }
+  return false;
+}
+
 // `matrices`: entries of rhs.
 inline Status Describe(const ScaledDotProblem& p, int64_t matrices, DotArgs* args) {
-  if (p.batch * p.rows > kMostItems || matrices * p.cols > kMostItems || p.depth > kMostItems) {
+  if (p.batch * p.rows > kMostItems || matrices * p.cols > kMostItems || p.depth > kMostItems ||
+      (p.rhs.transposed && p.batch * p.depth > kMostItems)) {
     return kTooLarge;
   }
   *args = {};
@@ -53,11 +71,18 @@ inline Status Describe(const ScaledDotProblem& p, int64_t matrices, DotArgs* arg
   args->rows = static_cast<uint32_t>(p.rows);
   args->cols = static_cast<uint32_t>(p.cols);
   args->depth = static_cast<uint32_t>(p.depth);
+  args->scales_in_lhs = ScalesGoIntoLhs(p);
+  args->out_transposed = p.out_transposed;
   args->out_dtype = p.out_dtype;
   args->out = p.out;
   const bool interleaved = p.rhs_layout == Layout::kInterleaved16;
-  if (const Status s = Describe(p.lhs, p.batch * p.rows, p.depth, false, &args->lhs)) return s;
-  return Describe(p.rhs, matrices * p.cols, p.depth, interleaved, &args->rhs);
+  const auto describe = [&](const DotOperand& x, int64_t entries, int64_t outputs,
+                            bool is_interleaved, Operand* o) {
+    return x.transposed ? Describe(x, entries * p.depth, outputs, is_interleaved, o)
+                        : Describe(x, entries * outputs, p.depth, is_interleaved, o);
+  };
+  if (const Status s = describe(p.lhs, p.batch, p.rows, false, &args->lhs)) return s;
+  return describe(p.rhs, matrices, p.cols, interleaved, &args->rhs);
 }
 inline Status Describe(const ScaledDotProblem& p, DotArgs* args) {
   return Describe(p, p.batch, args);

@@ -11,11 +11,39 @@
 
 namespace jaxfp4::cuda {
 
+// A tile of an operand in shared memory, kOutputs by kDepth, in rows as the operand's memory has
+// them: along the depth, or across it.
+template <int kOutputs, int kDepth, bool kAcrossDepth>
+struct StagedTile {
+  static constexpr bool kTransposed = kAcrossDepth;
+  static constexpr int kRows = kTransposed ? kDepth : kOutputs;
+  static constexpr int kUnits = (kTransposed ? kOutputs : kDepth) / kUnit;  // of a row
+  // Rows are 16 bytes longer than they need, so that eight of them lie in different banks.
+  static constexpr int kStride = kUnits * 32 + 16;
+  static constexpr int kBytes = kRows * kStride;
+  static_assert(kStride / 16 % 2 == 1);
+
+  static constexpr uint32_t At(uint32_t output, uint32_t depth) {  // a byte
+    return kTransposed ? depth * kStride + output * 2 : output * kStride + depth * 2;
+  }
+  // Row `row` of the 8 x 8 matrix at a place.
+  static __device__ uint32_t MatrixRow(uint32_t output, uint32_t depth, uint32_t row) {
+    return At(output, depth) + row * kStride;
+  }
+  static __device__ __forceinline__ void LoadFragment(uint32_t (&r)[4], const void* row) {
+    if constexpr (kTransposed) {
+      LoadMatricesTransposed(r, row);
+    } else {
+      LoadMatrices(r, row);
+    }
+  }
+};
+
 // A block of kThreads computes kM x kN outputs, kK of the depth at a time. Its warps are kWarpsM x
 // kWarpsN over the outputs, times kWarpsK over each slab: those share outputs, and their sums are
-// joined last.
+// joined last. Rows of rhs are contracted if kRowsOfRhs, and of lhs if kRowsOfLhs.
 template <int kTermCount, int kTileM, int kTileN, int kSlab, int kWarpRows, int kWarpCols,
-          int kWarpSlices>
+          int kWarpSlices, bool kRowsOfRhs = false, bool kRowsOfLhs = false>
 struct MmaShape {
   static constexpr int kTerms = kTermCount;
   static constexpr int kM = kTileM, kN = kTileN, kK = kSlab;
@@ -24,20 +52,29 @@ struct MmaShape {
   static constexpr int kSlice = kK / kWarpsK;        // of the slab, a warp's
   static constexpr int kTilesM = kM / kWarpsM / 16;  // fragments of a warp
   static constexpr int kTilesN = kN / kWarpsN / 8;
-  static constexpr int kUnitsAcross = kK / kUnit;                 // of a slab's row
-  static constexpr int kLhsUnits = kM * kUnitsAcross / kThreads;  // of a thread
-  static constexpr int kRhsUnits = kN * kUnitsAcross / kThreads;
+  using Lhs = StagedTile<kM, kK, kRowsOfLhs>;
+  using Rhs = StagedTile<kN, kK, kRowsOfRhs>;
+  static constexpr bool kTransposed = Rhs::kTransposed;
   static constexpr int kLhsWords = kTerms == 3 ? 16 : 8;  // of a unit in memory, at most
-  // Rows of a buffer are 16 bytes longer than they need, so that eight of them lie in different
-  // banks.
-  static constexpr int kStride = kK * 2 + 16;
-  static constexpr int kBufferBytes = (kTerms * kM + kN) * kStride;
-  static constexpr int kSumStride = kN + 8;
-  static constexpr int kSumBytes = kWarpsK * kM * kSumStride * 4;
-  static constexpr int kSharedBytes = 2 * kBufferBytes > kSumBytes ? 2 * kBufferBytes : kSumBytes;
+  // At a time on a multiprocessor, if that is worth registers: large tiles of one term or two.
+  static constexpr int kBlocks = kWarpsK == 1 && kTerms < 3 ? 2 : 0;
+  // A buffer: each term of lhs, then rhs.
+  static constexpr int kRhsAt = kTerms * Lhs::kBytes;
+  static constexpr int kBufferBytes = kRhsAt + Rhs::kBytes;
+  // After the buffers, where scales multiply lhs: those of a slab.
+  static constexpr int kScaleBytes = kTransposed && kTerms == 3 ? kK * 4 : 0;
+  // Sums lie as the outputs do.
+  static constexpr int kRowStride = kN + 8, kColStride = kM + 8;
+  static constexpr int kSliceSums = kTransposed && kN * kColStride > kM * kRowStride
+                                        ? kN * kColStride
+                                        : kM * kRowStride;
+  static constexpr int kSumBytes = kWarpsK * kSliceSums * 4;
+  static constexpr int kStagedBytes = 2 * kBufferBytes + kScaleBytes;
+  static constexpr int kSharedBytes = kStagedBytes > kSumBytes ? kStagedBytes : kSumBytes;
 
-  static_assert(kM * kUnitsAcross % kThreads == 0 && kN * kUnitsAcross % kThreads == 0);
-  static_assert(kSlice % 16 == 0 && kTilesN % 2 == 0 && kStride / 16 % 2 == 1);
+  static_assert(Lhs::kRows * Lhs::kUnits % kThreads == 0);
+  static_assert(Rhs::kRows * Rhs::kUnits % kThreads == 0);
+  static_assert(kSlice % 16 == 0 && kTilesN % 2 == 0);
 };
 
 // Few rows: warps share the depth. Many rows: warps share the outputs.
@@ -46,95 +83,147 @@ using SmallShape = MmaShape<kTerms, 32, 32, kTerms == 1 ? 256 : 128, 1, 1, 8>;
 template <int kTerms>
 using LargeShape = MmaShape<kTerms, 128, 128, kTerms == 1 ? 64 : 32, 2, 4, 1>;
 
-// What a thread carries from one slab to the next: where its units are, and the ones loaded last.
-template <class S>
-struct Slab {
-  Row lhs_row[S::kLhsUnits], rhs_row[S::kRhsUnits];
-  uint32_t lhs[S::kLhsUnits][S::kLhsWords], rhs[S::kRhsUnits][4];
-  uint32_t lhs_scale[S::kLhsUnits], rhs_scale[S::kRhsUnits];
+// The units of a tile that a thread moves: where they are in memory, and the ones loaded last.
+template <class Tile, int kThreads, int kWords>
+struct Units {
+  static constexpr int kCount = Tile::kRows * Tile::kUnits / kThreads;
+  Row row[kCount];
+  uint32_t first_unit;  // of the tile, where its rows are contracted
+  uint32_t words[kCount][kWords], scale[kCount];
 
-  // Unit i of this thread: its row within the tile, and its place in the row's slab.
+  // Unit i of this thread: its row of the tile, and the place in the row, which all i share.
   static __device__ uint32_t RowAt(int i) {
-    return (static_cast<uint32_t>(i) * S::kThreads + threadIdx.x) / S::kUnitsAcross;
+    return threadIdx.x / Tile::kUnits + static_cast<uint32_t>(i * (kThreads / Tile::kUnits));
   }
-  static __device__ uint32_t Across(int i) {
-    return (static_cast<uint32_t>(i) * S::kThreads + threadIdx.x) % S::kUnitsAcross;
-  }
+  static __device__ uint32_t Place() { return threadIdx.x % Tile::kUnits; }
+  static __device__ uint32_t ByteAt(int i) { return RowAt(i) * Tile::kStride + Place() * 32; }
+  static_assert(kThreads % Tile::kUnits == 0);
 
-  // Rows beyond the last repeat it, and are not stored.
-  __device__ void Start(const DotArgs& a, const Entry& entry, uint32_t row0, uint32_t col0) {
+  // `outputs`: rows or columns of the result, of which the tile begins at `first`. Those beyond the
+  // last repeat it, and are not stored.
+  __device__ void Start(const Operand& x, uint32_t base, uint32_t first, uint32_t outputs) {
+    first_unit = first / kUnit;
+    if constexpr (!Tile::kTransposed) {
 #pragma unroll
-    for (int i = 0; i < S::kLhsUnits; ++i) {
-      const uint32_t row = row0 + RowAt(i);
-      lhs_row[i] = RowOf(a.lhs, entry.lhs_row + (row < entry.rows ? row : entry.rows - 1));
-    }
-#pragma unroll
-    for (int i = 0; i < S::kRhsUnits; ++i) {
-      const uint32_t col = col0 + RowAt(i);
-      rhs_row[i] = RowOf(a.rhs, entry.rhs_row + (col < a.cols ? col : a.cols - 1));
-    }
-  }
-
-  __device__ void Load(const DotArgs& a, uint32_t slab) {
-    const uint32_t units = a.depth / kUnit;
-#pragma unroll
-    for (int i = 0; i < S::kLhsUnits; ++i) {
-      const uint32_t unit = slab * S::kUnitsAcross + Across(i);
-      if (unit >= units) continue;
-      LoadUnit(a.lhs, lhs_row[i], unit, lhs[i]);
-      lhs_scale[i] = LoadScaleCode(a.lhs, lhs_row[i], unit);
-    }
-#pragma unroll
-    for (int i = 0; i < S::kRhsUnits; ++i) {
-      const uint32_t unit = slab * S::kUnitsAcross + Across(i);
-      if (unit >= units) continue;
-      LoadUnit(a.rhs, rhs_row[i], unit, rhs[i]);
-      rhs_scale[i] = LoadScaleCode(a.rhs, rhs_row[i], unit);
-    }
-  }
-
-  // Decodes what was loaded into a buffer; zeros beyond the depth.
-  __device__ void Store(const DotArgs& a, uint32_t slab, unsigned char* buffer) const {
-    const uint32_t units = a.depth / kUnit;
-#pragma unroll
-    for (int i = 0; i < S::kLhsUnits; ++i) {
-      uint32_t pairs[S::kTerms][kPairs] = {};
-      if (slab * S::kUnitsAcross + Across(i) < units) DecodeLhs(a.lhs, i, pairs);
-#pragma unroll
-      for (int t = 0; t < S::kTerms; ++t) {
-        StoreWords<32>(
-            pairs[t],
-            buffer + (static_cast<uint32_t>(t * S::kM) + RowAt(i)) * S::kStride + Across(i) * 32);
+      for (int i = 0; i < kCount; ++i) {
+        const uint32_t at = first + RowAt(i);
+        row[i] = RowOf(x, base + (at < outputs ? at : outputs - 1));
       }
     }
-#pragma unroll
-    for (int i = 0; i < S::kRhsUnits; ++i) {
-      uint32_t pairs[kPairs] = {};
-      if (slab * S::kUnitsAcross + Across(i) < units) {
-        DecodePairs(a.rhs, rhs[i], rhs_scale[i], pairs);
-      }
-      StoreWords<32>(pairs, buffer +
-                                (static_cast<uint32_t>(S::kTerms * S::kM) + RowAt(i)) * S::kStride +
-                                Across(i) * 32);
-    }
   }
 
-  __device__ void DecodeLhs(const Operand& x, int i, uint32_t (&pairs)[S::kTerms][kPairs]) const {
-    if constexpr (S::kTerms > 1) {
-      SplitFloats<S::kTerms>(S::kTerms == 3 ? Dtype::kF32 : Dtype::kF16, lhs[i], pairs);
-    } else if (x.coded) {
-      DecodePairs(x, lhs[i], lhs_scale[i], pairs[0]);
-    } else {
-      ReorderPairs(lhs[i], pairs[0]);
+  // Whether unit i of a slab is within the depth.
+  static __device__ bool IsInside(uint32_t slab, uint32_t depth, int i) {
+    return Tile::kTransposed ? slab * Tile::kRows + RowAt(i) < depth
+                             : slab * Tile::kUnits + Place() < depth / kUnit;
+  }
+
+  __device__ void Load(const DotArgs& a, const Operand& x, uint32_t base, uint32_t outputs,
+                       uint32_t slab) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      if (!IsInside(slab, a.depth, i)) continue;
+      uint32_t unit = slab * Tile::kUnits + Place();
+      if constexpr (Tile::kTransposed) {
+        const uint32_t last = outputs / kUnit - 1;
+        unit = first_unit + Place() < last ? first_unit + Place() : last;
+        row[i] = RowOf(x, base + slab * Tile::kRows + RowAt(i));
+      }
+      LoadUnit(x, row[i], unit, words[i]);
+      scale[i] = LoadScaleCode(x, row[i], unit);
     }
   }
 };
+
+// What a thread carries from one slab to the next.
+template <class S>
+struct Slab {
+  Units<typename S::Lhs, S::kThreads, S::kLhsWords> lhs;
+  Units<typename S::Rhs, S::kThreads, 4> rhs;
+
+  __device__ void Start(const DotArgs& a, const Entry& entry, uint32_t row0, uint32_t col0) {
+    lhs.Start(a.lhs, entry.lhs_row, row0, entry.rows);
+    rhs.Start(a.rhs, entry.rhs_row, col0, a.cols);
+  }
+  __device__ void Load(const DotArgs& a, const Entry& entry, uint32_t slab) {
+    lhs.Load(a, a.lhs, entry.lhs_row, entry.rows, slab);
+    rhs.Load(a, a.rhs, entry.rhs_row, a.cols, slab);
+  }
+
+  // Decodes what was loaded into a buffer; zeros beyond the depth.
+  __device__ void Store(const DotArgs& a, uint32_t slab, const float* scales,
+                        unsigned char* buffer) const {
+#pragma unroll
+    for (int i = 0; i < lhs.kCount; ++i) {
+      uint32_t pairs[S::kTerms][kPairs] = {};
+      if (lhs.IsInside(slab, a.depth, i)) DecodeLhs(a, i, scales, pairs);
+#pragma unroll
+      for (int t = 0; t < S::kTerms; ++t) {
+        StoreWords<32>(pairs[t], buffer + t * S::Lhs::kBytes + lhs.ByteAt(i));
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < rhs.kCount; ++i) {
+      uint32_t pairs[kPairs] = {};
+      if (rhs.IsInside(slab, a.depth, i)) DecodePairs(a.rhs, rhs.words[i], rhs.scale[i], pairs);
+      StoreWords<32>(pairs, buffer + S::kRhsAt + rhs.ByteAt(i));
+    }
+  }
+
+  __device__ void DecodeLhs(const DotArgs& a, int i, const float* scales,
+                            uint32_t (&pairs)[S::kTerms][kPairs]) const {
+    const Operand& x = a.lhs;
+    if constexpr (S::kTransposed) {
+      DecodeNeighbours(a, i, scales, pairs);
+    } else if constexpr (S::kTerms > 1) {
+      SplitFloats<S::kTerms>(S::kTerms == 3 ? Dtype::kF32 : Dtype::kF16, lhs.words[i], pairs);
+    } else if (x.coded) {
+      DecodePairs(x, lhs.words[i], lhs.scale[i], pairs[0]);
+    } else {
+      ReorderPairs(lhs.words[i], pairs[0]);
+    }
+  }
+
+  // Rows of rhs are neighbours in the depth, and so must be the elements of lhs.
+  __device__ void DecodeNeighbours(const DotArgs& a, int i, const float* scales,
+                                   uint32_t (&pairs)[S::kTerms][kPairs]) const {
+    if constexpr (S::kTerms == 1) {
+#pragma unroll
+      for (int p = 0; p < kPairs; ++p) pairs[0][p] = lhs.words[i][p];
+    } else {
+      float x[kUnit];
+      WidenUnit<S::kTerms == 3>(a.lhs.dtype, lhs.words[i], x);
+      if (S::kTerms == 3 && a.scales_in_lhs) {
+#pragma unroll
+        for (int j = 0; j < kUnit; ++j) {
+          x[j] *= scales[S::Lhs::kTransposed ? lhs.RowAt(i)
+                                             : lhs.Place() * kUnit + static_cast<uint32_t>(j)];
+        }
+      }
+#pragma unroll
+      for (int p = 0; p < kPairs; ++p) SplitPair<S::kTerms>(x[2 * p], x[2 * p + 1], p, pairs);
+    }
+  }
+};
+
+// float32 scales of a slab's rows of rhs, at the columns from col0 on.
+template <class S>
+__device__ void StageScales(const DotArgs& a, const Entry& entry, uint32_t col0, uint32_t slab,
+                            float* scales) {
+  for (uint32_t i = threadIdx.x; i < S::kK; i += S::kThreads) {
+    const uint32_t k = slab * S::kK + i;
+    if (k < a.depth) {
+      scales[i] = OuterScale(a.rhs, RowOf(a.rhs, entry.rhs_row + k), col0 / kUnit);
+    }
+  }
+}
 
 // A warp's share of a block's outputs.
 template <class S>
 struct WarpTile {
   uint32_t lane, row, col,
       slice;  // its first row and column in the block's tile, its part of a slab
+  uint32_t lhs_at, rhs_at;  // what the lane points to for the first fragments, in a buffer
   float sum[S::kTilesM][S::kTilesN][4];
 
   __device__ WarpTile() {
@@ -143,6 +232,11 @@ struct WarpTile {
     slice = warp % S::kWarpsK;
     row = warp / S::kWarpsK % S::kWarpsM * (S::kM / S::kWarpsM);
     col = warp / S::kWarpsK / S::kWarpsM * (S::kN / S::kWarpsN);
+    // Matrices of a 16 x 16 part of lhs: rows 0-7 and 8-15 of columns 0-7, then of columns 8-15. Of
+    // 16 rows of rhs: columns 0-7 and 8-15 of rows 0-7, then of rows 8-15.
+    const uint32_t depth = slice * S::kSlice, eight = lane / 8 % 2 * 8, sixteen = lane / 16 * 8;
+    lhs_at = S::Lhs::MatrixRow(row + eight, depth + sixteen, lane % 8);
+    rhs_at = S::kRhsAt + S::Rhs::MatrixRow(col + sixteen, depth + eight, lane % 8);
     Clear();
   }
   __device__ void Clear() {
@@ -158,16 +252,22 @@ struct WarpTile {
 
   __device__ void Multiply(const unsigned char* buffer) {
 #pragma unroll
-    for (int k = 0; k < S::kSlice; k += 16) {
-      const uint32_t at = (slice * S::kSlice + static_cast<uint32_t>(k)) * 2;
+    for (uint32_t k = 0; k < S::kSlice; k += 16) {
       uint32_t b[S::kTilesN][2];
-      LoadRhs(buffer + S::kTerms * S::kM * S::kStride + at, b);
 #pragma unroll
-      for (int t = 0; t < S::kTerms; ++t) {
+      for (uint32_t n = 0; n < S::kTilesN; n += 2) {
+        uint32_t both[4];
+        S::Rhs::LoadFragment(both, buffer + rhs_at + S::Rhs::At(n * 8, k));
+        b[n][0] = both[0], b[n][1] = both[1];
+        b[n + 1][0] = both[2], b[n + 1][1] = both[3];
+      }
 #pragma unroll
-        for (int m = 0; m < S::kTilesM; ++m) {
+      for (uint32_t t = 0; t < S::kTerms; ++t) {
+#pragma unroll
+        for (uint32_t m = 0; m < S::kTilesM; ++m) {
           uint32_t fragment[4];
-          LoadLhs(buffer + t * S::kM * S::kStride + at, m, fragment);
+          S::Lhs::LoadFragment(fragment,
+                               buffer + lhs_at + t * S::Lhs::kBytes + S::Lhs::At(m * 16, k));
 #pragma unroll
           for (int n = 0; n < S::kTilesN; ++n) MultiplyAccumulate(sum[m][n], fragment, b[n]);
         }
@@ -175,29 +275,14 @@ struct WarpTile {
     }
   }
 
-  // Matrices of a 16 x 16 part of lhs: rows 0-7 and 8-15 of columns 0-7, then of columns 8-15.
-  __device__ void LoadLhs(const unsigned char* buffer, int m, uint32_t (&fragment)[4]) const {
-    const uint32_t r = row + static_cast<uint32_t>(m) * 16 + lane % 16;
-    LoadMatrices(fragment, buffer + r * S::kStride + lane / 16 * 16);
-  }
-  // Of 16 rows of rhs: columns 0-7 and 8-15 of rows 0-7, then of rows 8-15.
-  __device__ void LoadRhs(const unsigned char* buffer, uint32_t (&b)[S::kTilesN][2]) const {
-#pragma unroll
-    for (int n = 0; n < S::kTilesN; n += 2) {
-      const uint32_t r = col + static_cast<uint32_t>(n) * 8 + lane / 16 * 8 + lane % 8;
-      uint32_t both[4];
-      LoadMatrices(both, buffer + r * S::kStride + lane / 8 % 2 * 16);
-      b[n][0] = both[0], b[n][1] = both[1];
-      b[n + 1][0] = both[2], b[n + 1][1] = both[3];
-    }
-  }
-
   // The tile's row and column of sum[m][n][i].
   __device__ uint32_t RowOfSum(int m, int i) const {
     return row + static_cast<uint32_t>(m * 16 + i / 2 * 8) + lane / 4;
   }
+  // (Columns of a unit of codes lie as DecodePairs puts them.)
   __device__ uint32_t ColOfSum(int n, int i) const {
-    return col + static_cast<uint32_t>(n * 8 + i % 2) + lane % 4 * 2;
+    return S::kTransposed ? col + static_cast<uint32_t>(n * 8 + i % 2 * 4) + lane % 4
+                          : col + static_cast<uint32_t>(n * 8 + i % 2) + lane % 4 * 2;
   }
 };
 
@@ -264,34 +349,56 @@ __device__ inline bool BlockEnds(const DotArgs& a, uint32_t unit, uint32_t next_
   return ends(a.lhs) || ends(a.rhs);
 }
 
+// A sum, with the scales that multiply whole sums.
+template <class S>
+__device__ float Scaled(const DotArgs& a, const Entry& entry, uint32_t row, uint32_t col,
+                        float sum) {
+  if constexpr (S::kTransposed) {
+    return EntryScale(a, entry.batch).Of(sum);
+  } else {
+    const uint32_t lhs = entry.lhs_row + row, rhs = entry.rhs_row + col;
+    const float y = (sum * RowScale(a.lhs, RowOf(a.lhs, lhs))) * RowScale(a.rhs, RowOf(a.rhs, rhs));
+    return y * GlobalScale(a, lhs, rhs);
+  }
+}
+
 // Joins the warps' sums in shared memory, in order, and stores the outputs.
 template <class S>
 __device__ void Finish(const DotArgs& a, const Entry& entry, uint32_t row0, uint32_t col0,
                        const WarpTile<S>& tile, const float (&sum)[S::kTilesM][S::kTilesN][4],
                        float* sums) {
+  const bool by_col = S::kTransposed && a.out_transposed;
+  const auto place = [&](uint32_t row, uint32_t col) {
+    return by_col ? col * S::kColStride + row : row * S::kRowStride + col;
+  };
 #pragma unroll
   for (int m = 0; m < S::kTilesM; ++m) {
 #pragma unroll
     for (int n = 0; n < S::kTilesN; ++n) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        sums[(tile.slice * S::kM + tile.RowOfSum(m, i)) * S::kSumStride + tile.ColOfSum(n, i)] =
+        sums[tile.slice * S::kSliceSums + place(tile.RowOfSum(m, i), tile.ColOfSum(n, i))] =
             sum[m][n][i];
       }
     }
   }
   __syncthreads();
   for (uint32_t index = threadIdx.x; index < S::kM * S::kN; index += S::kThreads) {
-    const uint32_t m = index / S::kN, n = index % S::kN;
-    const uint32_t row = entry.lhs_row + row0 + m, col = entry.rhs_row + col0 + n;
-    if (row0 + m >= entry.rows || col0 + n >= a.cols) continue;
-    float y = sums[m * S::kSumStride + n];
+    const uint32_t m = by_col ? index % S::kM : index / S::kN;
+    const uint32_t n = by_col ? index / S::kM : index % S::kN;
+    const uint32_t row = row0 + m, col = col0 + n;
+    if (row >= entry.rows || col >= a.cols) continue;
+    float y = sums[place(m, n)];
 #pragma unroll
     for (int slice = 1; slice < S::kWarpsK; ++slice) {
-      y += sums[(static_cast<uint32_t>(slice * S::kM) + m) * S::kSumStride + n];
+      y += sums[static_cast<uint32_t>(slice) * S::kSliceSums + place(m, n)];
     }
-    y = (y * RowScale(a.lhs, RowOf(a.lhs, row))) * RowScale(a.rhs, RowOf(a.rhs, col));
-    StoreOutput(a, row, col0 + n, y * GlobalScale(a, row, col));
+    y = Scaled<S>(a, entry, row, col, y);
+    if constexpr (S::kTransposed) {
+      StoreOutput(a, entry.batch, row, col, y);
+    } else {
+      StoreOutput(a, entry.lhs_row + row, col, y);
+    }
   }
 }
 
@@ -301,26 +408,34 @@ template <class S, bool kPromote>
 __device__ __forceinline__ void MultiplyTile(const DotArgs& a, const Entry& entry,
                                              uint32_t row0, uint32_t col0) {
   auto* buffers = static_cast<unsigned char*>(DynamicShared());
+  auto* scales = reinterpret_cast<float*>(buffers + 2 * S::kBufferBytes);
+  const bool scales_lhs = S::kScaleBytes > 0 && a.scales_in_lhs;
 
   Slab<S> slab;
   slab.Start(a, entry, row0, col0);
-  slab.Load(a, 0);
-  slab.Store(a, 0, buffers);
+  slab.Load(a, entry, 0);
+  if (scales_lhs) {
+    StageScales<S>(a, entry, col0, 0, scales);
+    __syncthreads();
+  }
+  slab.Store(a, 0, scales, buffers);
   __syncthreads();
   WarpTile<S> tile;
   Totals<S> totals;
   if constexpr (kPromote) totals.Start(a, entry, row0, col0, tile);
   const uint32_t slabs = (a.depth + S::kK - 1) / S::kK;
   for (uint32_t s = 0; s < slabs; ++s) {
-    if (s + 1 < slabs) slab.Load(a, s + 1);
+    if (s + 1 < slabs) slab.Load(a, entry, s + 1);
+    if (scales_lhs) StageScales<S>(a, entry, col0, s + 1, scales);
     tile.Multiply(buffers + s % 2 * S::kBufferBytes);
     if constexpr (kPromote) {
       const uint32_t unit = (s * S::kK + tile.slice * S::kSlice) / kUnit;
-      if (unit < a.depth / kUnit && BlockEnds(a, unit, unit + S::kUnitsAcross)) {
+      if (unit < a.depth / kUnit && BlockEnds(a, unit, unit + S::kK / kUnit)) {
         totals.Promote(a, unit, &tile);
       }
     }
-    if (s + 1 < slabs) slab.Store(a, s + 1, buffers + (s + 1) % 2 * S::kBufferBytes);
+    if (scales_lhs) __syncthreads();
+    if (s + 1 < slabs) slab.Store(a, s + 1, scales, buffers + (s + 1) % 2 * S::kBufferBytes);
     __syncthreads();
   }
   Finish<S>(a, entry, row0, col0, tile, kPromote ? totals.total : tile.sum,
@@ -328,7 +443,8 @@ __device__ __forceinline__ void MultiplyTile(const DotArgs& a, const Entry& entr
 }
 
 template <class S, bool kPromote>
-__global__ void __launch_bounds__(S::kThreads) MmaKernel(const DotArgs a) {
+__global__ void __launch_bounds__(S::kThreads, kPromote ? 0 : S::kBlocks)
+    MmaKernel(const DotArgs a) {
   // Blocks that follow each other share rows of rhs.
   const uint32_t across = a.tiles_down.Divide(blockIdx.x);
   const uint32_t batch = a.tiles_across.Divide(across);
@@ -364,14 +480,17 @@ bool MmaTakes(const ScaledDotProblem& p) {
   return TermsOf(p.lhs) == 1 ? TakesScales<Shape<1>>(p) : TakesScales<Shape<3>>(p);
 }
 
-template <class S>
-Status LaunchMma(const ScaledDotProblem& p, DotArgs* a, Stream stream) {
+template <class S, bool kPromote>
+Status LaunchMma(DotArgs* a, Stream stream) {
   int64_t blocks;
   if (const Status status = SetTiles(S::kM, S::kN, a, &blocks)) return status;
   const Geometry g = {static_cast<unsigned>(blocks), 1, 1, S::kThreads, S::kSharedBytes};
-  return HasOuterBlocks(p.lhs) || HasOuterBlocks(p.rhs)
-             ? Launch(MmaKernel<S, true>, g, stream, *a)
-             : Launch(MmaKernel<S, false>, g, stream, *a);
+  return Launch(MmaKernel<S, kPromote>, g, stream, *a);
+}
+template <class S>
+Status LaunchMma(const ScaledDotProblem& p, DotArgs* a, Stream stream) {
+  return HasOuterBlocks(p.lhs) || HasOuterBlocks(p.rhs) ? LaunchMma<S, true>(a, stream)
+                                                        : LaunchMma<S, false>(a, stream);
 }
 
 template <template <int> class Shape>

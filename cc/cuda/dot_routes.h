@@ -16,6 +16,9 @@ Status RunBlockScaled(const ScaledDotProblem& problem, DotArgs* args, Stream str
 Status RunCublaslt(const ScaledDotProblem& problem, DotArgs* args, Stream stream);
 Status RunTensor(const ScaledDotProblem& problem, DotArgs* args, Stream stream);
 Status RunTile(const ScaledDotProblem& problem, DotArgs* args, Stream stream);
+Status RunSmallTransposed(const ScaledDotProblem& problem, DotArgs* args, Stream stream);
+Status RunLargeTransposed(const ScaledDotProblem& problem, DotArgs* args, Stream stream);
+Status RunWgmmaTransposed(const ScaledDotProblem& problem, DotArgs* args, Stream stream);
 
 // What they take, besides what the table in scaled_dot.cu says.
 bool GemvTakes(const ScaledDotProblem& problem);
@@ -32,6 +35,9 @@ bool CublasltTakesBlocks128(const ScaledDotProblem& problem);
 bool CublasltTakesMicro(const ScaledDotProblem& problem);
 bool TensorTakes(const ScaledDotProblem& problem);
 bool TileTakes(const ScaledDotProblem& problem);
+bool SmallTransposedTakes(const ScaledDotProblem& problem);
+bool LargeTransposedTakes(const ScaledDotProblem& problem);
+bool WgmmaTransposedTakes(const ScaledDotProblem& problem);
 
 // Operands in whole units, which lie where wide loads may read them.
 inline bool InUnits(const ScaledDotProblem& p) {

@@ -31,26 +31,41 @@ JAXFP4_HD float ValueOf(Element element, uint32_t code) {
   return ValueOf<E5M2>(code);
 }
 
-// An element with its one-byte scale applied.
-JAXFP4_HD float ElementOf(const Operand& x, const Row& r, uint32_t k) {
-  if (!x.coded) return Widened(x.dtype, r.data + int64_t{k} * SizeOf(x.dtype));
-  const float value = ValueOf(x.element, CodeOf(x, r, k));
-  if (x.scale_type == ScaleType::kFloat32) return value;
+// The scales of sums of products of an operand's rows; of rows that are contracted, elements have
+// them.
+JAXFP4_HD bool HasSumScale(const Operand& x) { return HasOuterScale(x) && !x.transposed; }
+
+// An element of a row of memory, with the scale applied that is not of sums.
+JAXFP4_HD float ElementOf(const Operand& x, const Row& r, uint32_t at) {
+  if (!x.coded) return Widened(x.dtype, r.data + int64_t{at} * SizeOf(x.dtype));
+  const float value = ValueOf(x.element, CodeOf(x, r, at));
+  if (HasSumScale(x)) return value;
   float decode, decode2;
-  LoadScale(x.scale_type, x.scale, ScaleIndex(x, r, k / kUnit), &decode, &decode2);
+  LoadScale(x.scale_type, x.scale, ScaleIndex(x, r, at / kUnit), &decode, &decode2);
   return (value * decode) * decode2;
 }
 
-// Elements k0 to k0 + 16 of 64 rows from `first`, of which there are `rows`; zeros beyond the
-// depth. The last row stands for those after it.
-__device__ inline void StageTile(const DotArgs& a, const Operand& x, uint32_t base, uint32_t first,
-                                 uint32_t rows, uint32_t k0, float (*staged)[kTile + 1]) {
-  for (int i = static_cast<int>(threadIdx.x); i < kTile * kUnit; i += kTileThreads) {
-    const uint32_t row = first + static_cast<uint32_t>(i / kUnit),
-                   k = k0 + static_cast<uint32_t>(i % kUnit);
-    const Row r = RowOf(x, base + (row < rows ? row : rows - 1));
-    staged[i % kUnit][i / kUnit] = k < a.depth ? ElementOf(x, r, k) : 0.0f;
+// Elements k0 to k0 + 16 of 64 outputs (rows or columns of the result) from `first`, of which there
+// are `outputs`; zeros beyond the depth. The last stands for those after it.
+__device__ inline void StageTile(const DotArgs& a, const Operand& x, uint32_t base,
+                                 uint32_t first, uint32_t outputs, uint32_t k0,
+                                 float (*staged)[kTile + 1]) {
+  for (uint32_t i = threadIdx.x; i < kTile * kUnit; i += kTileThreads) {
+    const uint32_t n = x.transposed ? i % kTile : i / kUnit;
+    const uint32_t in = x.transposed ? i / kTile : i % kUnit;
+    const uint32_t output = first + n < outputs ? first + n : outputs - 1, k = k0 + in;
+    float element = 0.0f;
+    if (k < a.depth) {
+      element = x.transposed ? ElementOf(x, RowOf(x, base + k), output)
+                             : ElementOf(x, RowOf(x, base + output), k);
+    }
+    staged[in][n] = element;
   }
+}
+
+// The scale of a sum of sixteen products.
+JAXFP4_HD float SumScale(const Operand& x, const Row& r, uint32_t unit) {
+  return HasSumScale(x) ? OuterScale(x, r, unit) : 1.0f;
 }
 
 // The tile that begins at a row and a column of an entry.
@@ -84,10 +99,10 @@ __device__ __forceinline__ void MultiplyAny(const DotArgs& a, const Entry& entry
     }
 #pragma unroll
     for (int m = 0; m < kPerThread; ++m) {
-      const float outer = OuterScale(a.lhs, lhs_row[m], k0 / kUnit);
+      const float outer = SumScale(a.lhs, lhs_row[m], k0 / kUnit);
 #pragma unroll
       for (int n = 0; n < kPerThread; ++n) {
-        total[m][n] += (sum[m][n] * outer) * OuterScale(a.rhs, rhs_row[n], k0 / kUnit);
+        total[m][n] += (sum[m][n] * outer) * SumScale(a.rhs, rhs_row[n], k0 / kUnit);
       }
     }
   }
@@ -98,9 +113,14 @@ __device__ __forceinline__ void MultiplyAny(const DotArgs& a, const Entry& entry
     for (uint32_t n = 0; n < kPerThread; ++n) {
       const uint32_t row = row0 + i + 16 * m, col = col0 + j + 16 * n;
       if (row >= entry.rows || col >= a.cols) continue;
-      const uint32_t lhs_index = entry.lhs_row + row;
-      StoreOutput(a, lhs_index, col,
-                  total[m][n] * GlobalScale(a, lhs_index, entry.rhs_row + col));
+      const uint32_t lhs_index = entry.lhs_row + (a.lhs.transposed ? 0 : row);
+      const uint32_t rhs_index = entry.rhs_row + (a.rhs.transposed ? 0 : col);
+      const float y = total[m][n] * GlobalScale(a, lhs_index, rhs_index);
+      if (a.rhs.transposed) {
+        StoreOutput(a, entry.batch, row, col, y);
+      } else {
+        StoreOutput(a, lhs_index, col, y);
+      }
     }
   }
 }

@@ -32,10 +32,11 @@ struct WgmmaShape : WarpgroupTile<128, 2, 2> {
   JAXFP4_HD static uint32_t LhsAt(uint32_t row, uint32_t piece) {
     return piece / 8 * kLhsHalf + row * 128 + ((piece % 8) ^ (row % 8)) * 16;
   }
-  JAXFP4_HD static uint32_t CodesAt(uint32_t row, uint32_t piece) {
-    return kLhsBytes + row * 64 + (piece ^ (row / 2 % 4)) * 16;
-  }
 };
+
+__device__ __forceinline__ uint32_t ByteOf(const uint32_t* words, int i) {
+  return words[i / 4] >> (8 * (i % 4)) & 255u;
+}
 
 // How one-byte scales multiply codes of e2m1. Placed as bfloat16, codes are their values times
 // 2^-126.
@@ -46,8 +47,12 @@ template <>
 struct WgmmaScale<ScaleType::kE4M3> {
   static constexpr int kBlock = 16;
   static constexpr int kOutputPower = 8;  // what products lack: scale 2^126 is too large
-  static __device__ __forceinline__ uint32_t Factor(uint32_t code) {
-    return PairOf(One::Bits(ValueOf<E4M3>(code) * One::Float(PowerBits(126 - kOutputPower))));
+  // A pair of factors.
+  static __device__ __forceinline__ uint32_t Factors(uint32_t low, uint32_t high) {
+    const auto bits = [](uint32_t code) {
+      return One::Bits(ValueOf<E4M3>(code) * One::Float(PowerBits(126 - kOutputPower)));
+    };
+    return __byte_perm(bits(low), bits(high), 0x7632);
   }
   static __device__ __forceinline__ uint32_t Apply(uint32_t placed, uint32_t factor) {
     return MultiplyPairs(placed, factor);
@@ -58,9 +63,11 @@ template <>
 struct WgmmaScale<ScaleType::kE8M0> {
   static constexpr int kBlock = 32;
   static constexpr int kOutputPower = 0;
-  static __device__ __forceinline__ uint32_t Factor(uint32_t code) {
-    const uint32_t power = code == 0 ? 0x40u : code == 255 ? 0x7fc0u : code << 7;
-    return power * 0x10001u;
+  static __device__ __forceinline__ uint32_t Factors(uint32_t low, uint32_t high) {
+    const auto power = [](uint32_t code) {
+      return code == 0 ? 0x40u : code == 255 ? 0x7fc0u : code << 7;
+    };
+    return power(low) | power(high) << 16;
   }
   static __device__ __forceinline__ uint32_t Apply(uint32_t placed, uint32_t factor) {
     return MultiplyPairs(MultiplyPairs(placed, PairOf(PowerBits(126))), factor);
@@ -70,6 +77,59 @@ struct WgmmaScale<ScaleType::kE8M0> {
 // Codes 2 i and 2 i + 1 of a word, each at the top of its half.
 __device__ __forceinline__ uint32_t TopNeighbours(uint32_t word, uint32_t i) {
   return __byte_perm(word << 4, word, i << 4 | (4 + i) << 12);
+}
+
+// Fetches each slab one ahead of the one it decodes and hands over.
+template <class Parts>
+__device__ void ProduceSlabs(const WgmmaArgs& args, Work work, Ring<WgmmaShape> ring) {
+  typename Parts::Loaded previous, loaded;
+  Ring<WgmmaShape> behind = ring;
+  bool any = false;
+  const auto hand_over = [&] {
+    previous.Decode(behind.At());
+    behind.HandOver();
+  };
+  for (; work.tile < args.tiles; work.tile += work.step) {
+    const typename Parts::Source source(args.dot, work.tile);
+    for (uint32_t slab = work.first_slab; slab < work.last_slab; ++slab) {
+      ring.WaitUntilEmpty();
+      source.Fetch(args.dot, slab, ring.At(), &loaded);
+      ring.Advance();
+      WaitForCopies<1>();
+      if (any) hand_over();
+      previous = loaded;
+      any = true;
+    }
+  }
+  WaitForCopies<0>();
+  if (any) hand_over();
+}
+
+// Of each quarter that is decoded the one before is being multiplied.
+template <class Multiplier>
+__device__ void AccumulateQuarters(const Work& work, Ring<WgmmaShape>* ring, Multiplier* m) {
+  m->Clear();
+  uint32_t fragments[2][2][2][4];
+  uint64_t* multiplied = nullptr;  // the stage before's barrier
+  for (uint32_t slab = work.first_slab; slab < work.last_slab; ++slab) {
+    ring->WaitUntilFull();
+    const unsigned char* stage = ring->At();
+#pragma unroll
+    for (uint32_t quarter = 0; quarter < 4; ++quarter) {
+      WaitForMultiply<1>();
+      if (quarter == 1 && multiplied != nullptr && m->Lane() == 0) ArriveAt(multiplied);
+      m->Decode(stage, quarter, fragments[quarter % 2]);
+      BeginMultiply();
+      m->Multiply(fragments[quarter % 2], stage, quarter);
+      CommitMultiply();
+    }
+    multiplied = ring->Empty(ring->stage);
+    ring->Advance();
+  }
+  WaitForMultiply<0>();
+  HoldSums(m->sum[0]);
+  HoldSums(m->sum[1]);
+  if (m->Lane() == 0) ArriveAt(multiplied);
 }
 
 template <ScaleType kType, bool kCodedLhs>
@@ -88,6 +148,9 @@ struct WgmmaParts : WgmmaShape {
     return Scale::Apply(PlacePair<E2M1, 8>(TopPair<E2M1>(&word, i)), factor);
   }
 
+  JAXFP4_HD static uint32_t CodesAt(uint32_t row, uint32_t piece) {
+    return kLhsBytes + row * 64 + (piece ^ (row / 2 % 4)) * 16;
+  }
   JAXFP4_HD static uint32_t FactorsAt(uint32_t row, uint32_t scale) {
     const uint32_t at = kScales == 8 ? scale ^ row % 8 / 4 * 4 : scale;  // in different banks
     return kLhsBytes + kCodeBytes + (row * kScales + at) * 4;
@@ -103,7 +166,8 @@ struct WgmmaParts : WgmmaShape {
     uint32_t lhs[kCodedLhs ? kDepth / 8 : 1], lhs_scale[kScaleWords];
 
     static __device__ __forceinline__ uint32_t Factor(const uint32_t* scales, int i) {
-      return Scale::Factor(scales[i / 4] >> (8 * (i % 4)) & 255u);
+      const uint32_t code = ByteOf(scales, i);
+      return Scale::Factors(code, code);
     }
 
     __device__ void Decode(unsigned char* stage) const {
@@ -179,29 +243,9 @@ struct WgmmaParts : WgmmaShape {
     }
   };
 
-  // Fetches each slab one ahead of the one it decodes and hands over.
-  static __device__ void Produce(const WgmmaArgs& args, Work work, Ring<WgmmaShape> ring) {
-    Loaded previous, loaded;
-    Ring<WgmmaShape> behind = ring;
-    bool any = false;
-    const auto hand_over = [&] {
-      previous.Decode(behind.At());
-      behind.HandOver();
-    };
-    for (; work.tile < args.tiles; work.tile += work.step) {
-      const Source source(args.dot, work.tile);
-      for (uint32_t slab = work.first_slab; slab < work.last_slab; ++slab) {
-        ring.WaitUntilEmpty();
-        source.Fetch(args.dot, slab, ring.At(), &loaded);
-        ring.Advance();
-        WaitForCopies<1>();
-        if (any) hand_over();
-        previous = loaded;
-        any = true;
-      }
-    }
-    WaitForCopies<0>();
-    if (any) hand_over();
+  static __device__ void Produce(const WgmmaArgs& args, const Work& work,
+                                 const Ring<WgmmaShape>& ring) {
+    ProduceSlabs<WgmmaParts>(args, work, ring);
   }
 
   // ---- the warpgroups that multiply
@@ -245,45 +289,29 @@ struct WgmmaParts : WgmmaShape {
       }
     }
 
-    __device__ void Multiply(const uint32_t (&a)[2][2][4], uint64_t rows) {
-      BeginMultiply();
+    __device__ void Decode(const unsigned char* stage, uint32_t quarter,
+                           uint32_t (&a)[2][2][4]) const {
+      if constexpr (kCodedLhs) {
+        DecodeWords(stage, quarter, a);
+      } else {
+        DecodeNeighbours(stage, quarter, a);
+      }
+    }
+
+    __device__ void Multiply(const uint32_t (&a)[2][2][4], const unsigned char* stage,
+                             uint32_t quarter) {
+      const uint64_t rows = DescribeRows(stage + quarter / 2 * kLhsHalf) + quarter % 2 * 4;
 #pragma unroll
       for (int step = 0; step < 2; ++step) {
 #pragma unroll
         for (int fragment = 0; fragment < 2; ++fragment) {
-          MultiplyAsync(sum[fragment], a[step][fragment], rows + 2 * step);
+          MultiplyAsync<false>(sum[fragment], a[step][fragment], rows + 2 * step);
         }
       }
-      CommitMultiply();
     }
 
-    // Of each quarter that is decoded the one before is being multiplied.
     __device__ void Accumulate(const Work& work, Ring<WgmmaShape>* ring) {
-      Clear();
-      uint32_t fragments[2][2][2][4];
-      uint64_t* multiplied = nullptr;  // the stage before's barrier
-      for (uint32_t slab = work.first_slab; slab < work.last_slab; ++slab) {
-        ring->WaitUntilFull();
-        const unsigned char* stage = ring->At();
-#pragma unroll
-        for (uint32_t quarter = 0; quarter < 4; ++quarter) {
-          WaitForMultiply<1>();
-          if (quarter == 1 && multiplied != nullptr && Lane() == 0) ArriveAt(multiplied);
-          if constexpr (kCodedLhs) {
-            DecodeWords(stage, quarter, fragments[quarter % 2]);
-          } else {
-            DecodeNeighbours(stage, quarter, fragments[quarter % 2]);
-          }
-          Multiply(fragments[quarter % 2],
-                   DescribeRows(stage + quarter / 2 * kLhsHalf) + quarter % 2 * 4);
-        }
-        multiplied = ring->Empty(ring->stage);
-        ring->Advance();
-      }
-      WaitForMultiply<0>();
-      HoldSums(sum[0]);
-      HoldSums(sum[1]);
-      if (Lane() == 0) ArriveAt(multiplied);
+      AccumulateQuarters(work, ring, this);
     }
 
     __device__ void Scale(const DotArgs& a, const Place<WgmmaShape>& place) {

@@ -34,6 +34,15 @@ __device__ __forceinline__ void LoadMatrices(uint32_t (&r)[4], const void* row) 
                : "memory");
 }
 
+// The same, each transposed.
+__device__ __forceinline__ void LoadMatricesTransposed(uint32_t (&r)[4], const void* row) {
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address)
+               : "memory");
+}
+
 // The 8 x 8 matrix of 16-bit elements that a warp holds, a row for each four lanes, transposed.
 __device__ __forceinline__ uint32_t TransposeMatrix(uint32_t pair) {
   uint32_t transposed;

@@ -1,5 +1,5 @@
-// scaled_dot: which kernel serves which operands. The first row of the table that takes a call has
-// it.
+// scaled_dot and scaled_dot_transposed: which kernel serves which operands. The first row of the
+// table that takes a call has it.
 #include <atomic>
 #include <climits>
 
@@ -15,6 +15,7 @@ struct Route {
   int64_t least_rows, most_rows;
   int64_t least_outputs_per_multiprocessor;  // rows * columns of one batch entry, times the batch
   bool exact;  // within the bound of docs/numerics.md, known from how it sums
+  bool transposed;  // rows of rhs are contracted
   bool (*takes)(const ScaledDotProblem&);
   Status (*run)(const ScaledDotProblem&, DotArgs*, Stream);
 };
@@ -31,20 +32,24 @@ constexpr int kLater = INT_MAX;
 // kernels of one architecture take the formats that it is fast with.
 // clang-format off
 constexpr Route kRoutes[] = {
-    //                    sm           rows          outputs          exact  operands                kernel
-    {"gemv",              80,  kLater, 1, 8,         kAnyOutputs,     true,  GemvTakes,              RunGemv},
-    {"cublaslt tensors",  89,  kLater, 65, kNoLimit, kAnyOutputs,     false, CublasltTakesTensors,   RunCublaslt},
-    {"cublaslt rows",     90,  90,     65, kNoLimit, kAnyOutputs,     false, CublasltTakesRows,      RunCublaslt},
-    {"cublaslt 128",      90,  90,     65, kNoLimit, kAnyOutputs,     false, CublasltTakesBlocks128, RunCublaslt},
-    {"cublaslt micro",    100, kLater, 65, kNoLimit, kAnyOutputs,     false, CublasltTakesMicro,     RunCublaslt},
-    {"wgmma",             90,  90,     65, kNoLimit, kSomeWgmmaTiles, true,  WgmmaTakes,             RunWgmma},
-    {"fp8 by mxfp4",      90,  90,     9, kNoLimit,  kAnyOutputs,     false, Fp8ByMxfp4Takes,        RunFp8ByMxfp4},
-    {"fp8",               90,  90,     9, kNoLimit,  kAnyOutputs,     false, Fp8Takes,               RunFp8},
-    {"tensor",            100, 109,    65, kNoLimit, kSomeWgmmaTiles, false, TensorTakes,            RunTensor},
-    {"block scaled",      120, 129,    65, kNoLimit, kSomeLargeTiles, false, BlockScaledTakes,       RunBlockScaled},
-    {"mma large",         80,  kLater, 65, kNoLimit, kSomeLargeTiles, true,  LargeMmaTakes,          RunLargeMma},
-    {"mma small",         80,  kLater, 1, kNoLimit,  kAnyOutputs,     true,  SmallMmaTakes,          RunSmallMma},
-    {"tile",              80,  kLater, 1, kNoLimit,  kAnyOutputs,     true,  TileTakes,              RunTile},
+    //                    sm           rows          outputs          exact  transposed operands         kernel
+    {"gemv",              80,  kLater, 1, 8,         kAnyOutputs,     true,  false, GemvTakes,              RunGemv},
+    {"cublaslt tensors",  89,  kLater, 65, kNoLimit, kAnyOutputs,     false, false, CublasltTakesTensors,   RunCublaslt},
+    {"cublaslt rows",     90,  90,     65, kNoLimit, kAnyOutputs,     false, false, CublasltTakesRows,      RunCublaslt},
+    {"cublaslt 128",      90,  90,     65, kNoLimit, kAnyOutputs,     false, false, CublasltTakesBlocks128, RunCublaslt},
+    {"cublaslt micro",    100, kLater, 65, kNoLimit, kAnyOutputs,     false, false, CublasltTakesMicro,     RunCublaslt},
+    {"wgmma",             90,  90,     65, kNoLimit, kSomeWgmmaTiles, true,  false, WgmmaTakes,             RunWgmma},
+    {"fp8 by mxfp4",      90,  90,     9, kNoLimit,  kAnyOutputs,     false, false, Fp8ByMxfp4Takes,        RunFp8ByMxfp4},
+    {"fp8",               90,  90,     9, kNoLimit,  kAnyOutputs,     false, false, Fp8Takes,               RunFp8},
+    {"tensor",            100, 109,    65, kNoLimit, kSomeWgmmaTiles, false, false, TensorTakes,            RunTensor},
+    {"block scaled",      120, 129,    65, kNoLimit, kSomeLargeTiles, false, false, BlockScaledTakes,       RunBlockScaled},
+    {"mma large",         80,  kLater, 65, kNoLimit, kSomeLargeTiles, true,  false, LargeMmaTakes,          RunLargeMma},
+    {"mma small",         80,  kLater, 1, kNoLimit,  kAnyOutputs,     true,  false, SmallMmaTakes,          RunSmallMma},
+    {"tile",              80,  kLater, 1, kNoLimit,  kAnyOutputs,     true,  false, TileTakes,              RunTile},
+    {"transposed wgmma",  90,  90,     65, kNoLimit, kSomeWgmmaTiles, true,  true,  WgmmaTransposedTakes,   RunWgmmaTransposed},
+    {"transposed large",  80,  kLater, 65, kNoLimit, kSomeLargeTiles, true,  true,  LargeTransposedTakes,   RunLargeTransposed},
+    {"transposed small",  80,  kLater, 1, kNoLimit,  kAnyOutputs,     true,  true,  SmallTransposedTakes,   RunSmallTransposed},
+    {"transposed tile",   80,  kLater, 1, kNoLimit,  kAnyOutputs,     true,  true,  TileTakes,              RunTile},
 };
 // clang-format on
 
@@ -55,7 +60,8 @@ const Route* FindRoute(const ScaledDotProblem& p, int architecture, int multipro
   const int64_t outputs = p.batch * p.rows * p.cols;
   for (const Route& r : kRoutes) {
     if (architecture >= r.least_architecture && architecture <= r.most_architecture &&
-        (r.exact || !p.exact) && p.rows >= r.least_rows && p.rows <= r.most_rows &&
+        r.transposed == p.rhs.transposed && (r.exact || !p.exact) && p.rows >= r.least_rows &&
+        p.rows <= r.most_rows &&
         outputs >= r.least_outputs_per_multiprocessor * multiprocessors && r.takes(p)) {
       return &r;
     }

@@ -165,7 +165,17 @@ __device__ __forceinline__ uint32_t CutTerm(float* x) {
   return bits;
 }
 
-// Floats as sums of kTerms bfloat16: two hold a float16, three a float32. pairs[t] is term t.
+// Two floats as pair p of sums of kTerms bfloat16: two hold a float16, three a float32. pairs[t] is
+// term t.
+template <int kTerms>
+__device__ __forceinline__ void SplitPair(float a, float b, int p, uint32_t (*pairs)[kPairs]) {
+#pragma unroll
+  for (int t = 0; t < kTerms; ++t) {
+    const uint32_t high_a = CutTerm(&a), high_b = CutTerm(&b);
+    pairs[t][p] = __byte_perm(high_a, high_b, 0x7632);
+  }
+}
+
 template <int kTerms>
 __device__ __forceinline__ void SplitFloats(Dtype dtype, const uint32_t* words,
                                             uint32_t (*pairs)[kPairs]) {
@@ -180,15 +190,24 @@ __device__ __forceinline__ void SplitFloats(Dtype dtype, const uint32_t* words,
       a = FromHalf(i % 2 ? words[i / 2] >> 16 : words[i / 2] & 0xffffu);
       b = FromHalf(i % 2 ? words[i / 2 + 2] >> 16 : words[i / 2 + 2] & 0xffffu);
     }
-#pragma unroll
-    for (int t = 0; t < kTerms; ++t) {
-      const uint32_t high_a = CutTerm(&a), high_b = CutTerm(&b);
-      pairs[t][p] = __byte_perm(high_a, high_b, 0x7632);
-    }
+    SplitPair<kTerms>(a, b, p, pairs);
   }
 }
 
 // ---- to float32, in memory order
+
+// Floats of a unit; float32 among them only if kWide.
+template <bool kWide>
+__device__ __forceinline__ void WidenUnit(Dtype dtype, const uint32_t* words, float* x) {
+  if constexpr (kWide) {
+    if (dtype == Dtype::kF32) {
+#pragma unroll
+      for (int i = 0; i < kUnit; ++i) x[i] = One::Float(words[i]);
+      return;
+    }
+  }
+  WidenWords(dtype, words, x);
+}
 
 // A unit's elements times 2^-(15 - bias), without their scale; returns 2^(15 - bias).
 template <class E>

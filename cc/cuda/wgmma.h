@@ -20,6 +20,15 @@ __device__ __forceinline__ uint64_t DescribeRows(const void* shared) {
   return kSwizzle128 | kEightRows | kUnused | (SharedAddress(shared) & 0x3ffffu) >> 4;
 }
 
+// Columns, two times 64 of them, the second `next` bytes after the first: their rows lie as those
+// above, and eight rows are 1024 bytes. 16 rows further is 128 of the descriptor's units further.
+__device__ __forceinline__ uint64_t DescribeColumns(const void* shared, uint32_t next) {
+  constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
+  constexpr uint64_t kEightRows = uint64_t{1024 / 16} << 32;
+  return kSwizzle128 | kEightRows | uint64_t{next / 16} << 16 |
+         (SharedAddress(shared) & 0x3ffffu) >> 4;
+}
+
 // Registers written before are there for the multiplications after.
 __device__ __forceinline__ void BeginMultiply() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
@@ -52,13 +61,15 @@ __device__ __forceinline__ void WaitForMultiply() {
 #define JAXFP4_OPERANDS_32(d, i) JAXFP4_OPERANDS_16(d, i), JAXFP4_OPERANDS_16(d, i + 16)
 #define JAXFP4_OPERANDS_64(d, i) JAXFP4_OPERANDS_32(d, i), JAXFP4_OPERANDS_32(d, i + 32)
 
-// d += a b', for the 64 x 16 matrix a and 128 rows b, bfloat16, a warpgroup together. Warp w has
-// rows 16 w to 16 w + 15 of a and d, in the fragments of mma.m16n8k16.
+// d += a b', for the 64 x 16 matrix a and 128 rows b, bfloat16, a warpgroup together; or d += a b
+// for 128 columns b. Warp w has rows 16 w to 16 w + 15 of a and d, in the fragments of
+// mma.m16n8k16.
+template <bool kColumns>
 __device__ __forceinline__ void MultiplyAsync(float (&d)[64], const uint32_t (&a)[4], uint64_t b) {
   asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" JAXFP4_SUMS_64
-               "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 0;"
+               "}, {%64, %65, %66, %67}, %68, 1, 1, 1, %69;"
                : JAXFP4_OPERANDS_64(d, 0)
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kColumns ? 1 : 0));
 }
 
 // The same of e4m3, 32 columns a step: bytes where a pair of bfloat16 would have a half of one. b

@@ -50,7 +50,7 @@ struct Cuda {
 
 const std::vector<Registration>& CudaRegistrations() {
   return Registrations<Cuda, QuantizeBlocksOp, FakeQuantizeOp, DequantizeBlocksOp, AmaxOp, HadamardOp,
-                       ScaledDotOp, RaggedDotOp>();
+                       ScaledDotOp, ScaledDotTransposedOp, RaggedDotOp>();
 }
 
 }  // namespace jaxfp4

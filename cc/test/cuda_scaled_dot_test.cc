@@ -343,7 +343,7 @@ template <ScaleType kType>
 void TestWgmmaDecode() {
   using Parts = cuda::WgmmaParts<kType, true>;
   for (uint32_t scale = 0; scale < 256; ++scale) {
-    const uint32_t factor = Parts::Scale::Factor(scale);
+    const uint32_t factor = Parts::Scale::Factors(scale, scale);
     float decode = 1, decode2 = 1;
     cuda::DecodeScale(kType, scale, &decode, &decode2);
     const auto check = [&](uint32_t code, float got) {
@@ -414,7 +414,7 @@ void FragmentKernel(const FragmentArgs args) {
   if (threadIdx.x == 0) {
     for (int row = 0; row < 32; ++row) {
       const uint16_t* source = row < 16 ? args.a + row * 32 : args.b + (row - 16) * 32;
-      std::memcpy(buffer + row * Shape::kStride, source, 64);
+      std::memcpy(buffer + row * Shape::Lhs::kStride, source, 64);
     }
   }
   __syncthreads();

@@ -409,18 +409,31 @@ inline void MultiplyAccumulate(float (&d)[4], const uint32_t (&a)[4], const uint
   });
 }
 
-// Four 8 x 8 matrices of 16-bit elements; lane i points at row i % 8 of matrix i / 8.
-inline void LoadMatrices(uint32_t (&r)[4], const void* row) {
+// Four 8 x 8 matrices of 16-bit elements; lane i points at row i % 8 of matrix i / 8, and gets
+// elements 2 (i % 4) and 2 (i % 4) + 1 of row i / 4, or of column i / 4.
+template <bool kTransposed>
+void LoadMatrices(uint32_t (&r)[4], const void* row) {
   if (reinterpret_cast<uintptr_t>(row) % 16 != 0) simt::Fail("ldmatrix from an unaligned row");
   const auto address = reinterpret_cast<uint64_t>(row);
   const uint32_t words[2] = {static_cast<uint32_t>(address), static_cast<uint32_t>(address >> 32)};
   simt::Exchange(~0u, words, 2, [&](const uint32_t (*all)[8]) {
     for (unsigned matrix = 0; matrix < 4; ++matrix) {
-      const uint32_t* w = all[matrix * 8 + simt::Lane() / 4];
-      const auto* source = reinterpret_cast<const unsigned char*>(uint64_t{w[1]} << 32 | w[0]);
-      std::memcpy(&r[matrix], source + simt::Lane() % 4 * 4, 4);
+      const unsigned line = simt::Lane() / 4;
+      r[matrix] = 0;
+      for (unsigned i = 0; i < 2; ++i) {
+        const unsigned element = simt::Lane() % 4 * 2 + i;
+        const uint32_t* w = all[matrix * 8 + (kTransposed ? element : line)];
+        const auto* source = reinterpret_cast<const unsigned char*>(uint64_t{w[1]} << 32 | w[0]);
+        uint16_t half;
+        std::memcpy(&half, source + (kTransposed ? line : element) * 2, 2);
+        r[matrix] |= uint32_t{half} << (16 * i);
+      }
     }
   });
+}
+inline void LoadMatrices(uint32_t (&r)[4], const void* row) { LoadMatrices<false>(r, row); }
+inline void LoadMatricesTransposed(uint32_t (&r)[4], const void* row) {
+  LoadMatrices<true>(r, row);
 }
 
 }  // namespace jaxfp4::cuda

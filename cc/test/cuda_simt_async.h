@@ -42,10 +42,15 @@ inline const unsigned char* DescribedRowByte(uint64_t descriptor, uint32_t row, 
   return Shared() + Swizzled(field(0) + row / 8 * stride + row % 8 * 128 + byte);
 }
 
-// Element (row, k), bfloat16.
-inline double DescribedElement(uint64_t descriptor, uint32_t row, uint32_t k) {
+// Element (row, k), bfloat16, of a matrix whose rows lie along k, or across it, 64 of them at a time.
+template <bool kColumns>
+double DescribedElement(uint64_t descriptor, uint32_t row, uint32_t k) {
+  const uint32_t next = static_cast<uint32_t>(descriptor >> 16 & 0x3fff) << 4;
   uint16_t bits;
-  std::memcpy(&bits, DescribedRowByte(descriptor, row, 2 * k), 2);
+  std::memcpy(&bits,
+              kColumns ? DescribedRowByte(descriptor, k, row % 64 * 2) + row / 64 * next
+                       : DescribedRowByte(descriptor, row, 2 * k),
+              2);
   return static_cast<double>(jaxfp4::FromBF16<jaxfp4::ScalarLanes>(bits));
 }
 
@@ -147,6 +152,9 @@ inline uint64_t DescribeRows(const void* rows) {
   if (address % 1024 != 0) simt::Fail("swizzled rows that do not start at 1024 bytes");
   return uint64_t{1} << 62 | uint64_t{1024 / 16} << 32 | address >> 4;
 }
+inline uint64_t DescribeColumns(const void* columns, uint32_t next) {
+  return DescribeRows(columns) | uint64_t{next / 16} << 16;
+}
 inline void BeginMultiply() {}
 inline void CommitMultiply() { simt::ThisFiber().products.Commit(); }
 template <int kPending>
@@ -160,7 +168,8 @@ void GiveRegisters() {}
 
 // The left operand's fragment is that of mma.m16n8k16, sixteen rows a warp; so are the sums', for
 // each eight columns.
-inline void MultiplyAsync(float (&d)[64], const uint32_t (&a)[4], uint64_t b) {
+template <bool kColumns>
+void MultiplyAsync(float (&d)[64], const uint32_t (&a)[4], uint64_t b) {
   const uint32_t words[4] = {a[0], a[1], a[2], a[3]};
   simt::ThisFiber().products.Add([&d, words, b] {
     simt::Exchange(~0u, words, 4, [&](const uint32_t (*all)[8]) {
@@ -174,7 +183,7 @@ inline void MultiplyAsync(float (&d)[64], const uint32_t (&a)[4], uint64_t b) {
         }
         for (uint32_t i = 0; i < 64; ++i) {
           const uint32_t col = i / 4 * 8 + thread * 2 + i % 2;
-          const double product = left[i / 2 % 2] * simt::DescribedElement(b, col, k);
+          const double product = left[i / 2 % 2] * simt::DescribedElement<kColumns>(b, col, k);
           d[i] = static_cast<float>(static_cast<double>(d[i]) + product);
         }
       }

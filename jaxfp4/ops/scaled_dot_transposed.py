@@ -137,7 +137,6 @@ scaled_dot_transposed_op = Op(
     attributes=_attributes,
     factors=_factors,
     batch=_batch,
-    platforms=("cpu",),
 )
 
 
