@@ -264,7 +264,7 @@ void TestRoutes() {
   Check(route(4096, 4096, 64, false, 90) == "transposed large", "too little depth for warpgroups");
   Check(route(4096, 4096, 256, true, 90) == "transposed wgmma", "many rows on Hopper");
   Check(route(4096, 4096, 256, true) == "transposed large", "many rows");
-  Check(route(4096, 4096, 33, true) == "transposed large", "any depth where both are contracted first");
+  Check(route(4096, 4096, 33, true) == "transposed large", "any depth if both have it first");
   Check(route(4096, 4096, 33, false) == "transposed tile", "a depth of no whole units");
   Check(route(20, 4096, 64, false) == "transposed small", "few rows");
   Check(route(20, 4096, 64, true) == "transposed tile", "rows of no whole units");
