@@ -125,13 +125,15 @@ struct TransposedWgmmaParts : WgmmaShape {
                            uint32_t (&a)[2][2][4]) const {
       uint32_t words[4], factors[4];
       LoadMatricesTransposed(words, stage + CodesAt(quarter * 32 + Lane(), Piece()));
-      LoadShared<16>(stage + FactorsAt(quarter, Col() / WgmmaScale<kType>::kBlock) + Lane() % 4 * 16, factors);
+      const uint32_t block = Col() / WgmmaScale<kType>::kBlock;
+      LoadShared<16>(stage + FactorsAt(quarter, block) + Lane() % 4 * 16, factors);
 #pragma unroll
       for (int j = 0; j < 4; ++j) {  // rows 8 j + 2 t and 8 j + 2 t + 1
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           a[j / 2][i / 2][i % 2 + j % 2 * 2] =
-              WgmmaScale<kType>::Apply(PlacePair<E2M1, 8>(TopPair<E2M1>(&words[j], i)), factors[j]);
+              WgmmaScale<kType>::Apply(PlacePair<E2M1, 8>(TopPair<E2M1>(&words[j], i)),
+                                       factors[j]);
         }
       }
     }
@@ -150,17 +152,15 @@ struct TransposedWgmmaParts : WgmmaShape {
       }
     }
 
-    __device__ void Scale(const DotArgs& a, const Place<WgmmaShape>& place) {
-      const float global = EntryScale(a, place.batch).global;
-      const float power = One::Float(PowerBits(WgmmaScale<kType>::kOutputPower));
-#pragma unroll
-      for (int i = 0; i < 128; ++i) sum[i / 64][i % 64] = (sum[i / 64][i % 64] * power) * global;
-    }
+    // As they are stored: all at once they take more registers than there are.
+    __device__ void Scale(const DotArgs&, const Place<WgmmaShape>&) {}
 
     // sum[f][4 i + 2 h + j] is of row 8 i + 2 (lane % 4) + j and the lane's column 2 f + h.
     template <bool kWide>
     __device__ void Store(const DotArgs& a, const Place<WgmmaShape>& place) const {
       constexpr uint32_t kSize = kWide ? 4 : 2;
+      const float global = EntryScale(a, place.batch).global;
+      const float power = One::Float(PowerBits(WgmmaScale<kType>::kOutputPower));
       const uint32_t row0 = place.row0 + Lane() % 4 * 2, col = place.col0 + Col();
       if (col >= a.cols) return;
       unsigned char* const out = static_cast<unsigned char*>(a.out) +
@@ -177,7 +177,7 @@ struct TransposedWgmmaParts : WgmmaShape {
         for (int j = 0; j < 2; ++j) {
 #pragma unroll
           for (int c = 0; c < 4; ++c) {
-            y[j][c] = sum[c / 2][4 * i + c % 2 * 2 + j];
+            y[j][c] = (sum[c / 2][4 * i + c % 2 * 2 + j] * power) * global;
           }
         }
         if (a.out_transposed) {

@@ -26,8 +26,9 @@ Status LaunchTransposedOf(DotArgs* a, Stream stream) {
   const auto most = static_cast<unsigned>(Multiprocessors());
   const Geometry g = {args.tiles < most ? args.tiles : most, 1, 1, WgmmaShape::kThreads,
                       WgmmaShape::kSharedBytes};
-  return a->lhs.transposed ? Launch(WgmmaKernel<TransposedWgmmaParts<kType, true>>, g, stream, args)
-                           : Launch(WgmmaKernel<TransposedWgmmaParts<kType, false>>, g, stream, args);
+  return a->lhs.transposed
+             ? Launch(WgmmaKernel<TransposedWgmmaParts<kType, true>>, g, stream, args)
+             : Launch(WgmmaKernel<TransposedWgmmaParts<kType, false>>, g, stream, args);
 }
 
 }  // namespace

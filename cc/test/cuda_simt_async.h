@@ -42,7 +42,7 @@ inline const unsigned char* DescribedRowByte(uint64_t descriptor, uint32_t row, 
   return Shared() + Swizzled(field(0) + row / 8 * stride + row % 8 * 128 + byte);
 }
 
-// Element (row, k), bfloat16, of a matrix whose rows lie along k, or across it, 64 of them at a time.
+// Element (row, k), bfloat16, of a matrix whose rows lie along k, or across it, 64 at a time.
 template <bool kColumns>
 double DescribedElement(uint64_t descriptor, uint32_t row, uint32_t k) {
   const uint32_t next = static_cast<uint32_t>(descriptor >> 16 & 0x3fff) << 4;
