@@ -366,6 +366,7 @@ struct IntScheme {
 #else
   static constexpr int kRows = 4, kVectors = 1;
 #endif
+  static constexpr int kLeastVectors = kVectors;
   using Block = IntBlock<kBlock>;
   static constexpr int kQuads = kBlock / 4;
 #if defined(__AVX512VNNI__)

@@ -4,7 +4,7 @@
 // An output is a sum over chunks of sums within chunks, in this order whatever its neighbours are:
 // it depends on its row of lhs and its row of rhs alone. A scheme says what a chunk is made of:
 //   kRows, kVectors      outputs of the micro-kernel: rows (fewer where few are left) by vectors of
-//                        16
+//                        16 (at least kLeastVectors of these, where few columns are left)
 //   kChunk               most depth of a chunk
 //   kRowBytes            of a chunk of a row of lhs
 //   kPanelBytes          of a chunk of kVectors * 16 rows of rhs
@@ -274,7 +274,7 @@ class Gemm {
         float* to = sums + (r - row_begin) * kWidth;
         const int64_t row = b * p_.rows + window_.row_begin + r;
         const int rows =
-            AddChunk(row_end - r, {Lhs(entry, chunk, r), panel, to, rhs_scale, row, k, end});
+            AddChunk(row_end - r, vectors, {Lhs(entry, chunk, r), panel, to, rhs_scale, row, k, end});
         if (end == p_.depth && !p_.out_transposed) StoreRows(row, rows, n, vectors, scales, to);
         r += rows;
       }
@@ -319,18 +319,21 @@ class Gemm {
   static constexpr int Fewer(int rows) { return rows == 6 ? 4 : rows / 2; }
 
   // Of the first kRows of `rows` rows, or fewer; returns how many.
-  template <int R = Scheme::kRows>
-  int AddChunk(int64_t rows, const Tile& t) const {
+  template <int R = Scheme::kRows, int V = Scheme::kVectors>
+  int AddChunk(int64_t rows, int vectors, const Tile& t) const {
     if constexpr (R > 1) {
-      if (rows < R || (R == 6 && rows == 8)) return AddChunk<Fewer(R)>(rows, t);
+      if (rows < R || (R == 6 && rows == 8)) return AddChunk<Fewer(R), V>(rows, vectors, t);
     }
-    F sum[R][Scheme::kVectors];
+    if constexpr (V > Scheme::kLeastVectors) {
+      if (vectors < V) return AddChunk<R, V - 1>(rows, vectors, t);
+    }
+    F sum[R][V];
     for (int64_t i = 0; i < R * kWidth; i += kLanes) __builtin_prefetch(t.sums + i);
     Scheme::template Dot<R>(t.lhs, t.panel, t.end - t.begin, sum);
     for (int r = 0; r < R; ++r) {
       const float lhs_scale =
           HasOuterBlocks(p_.lhs) ? OuterScale(p_.lhs, t.row + r, t.begin) : 1.0f;
-      for (int j = 0; j < Scheme::kVectors; ++j) {
+      for (int j = 0; j < V; ++j) {
         float* to = t.sums + r * kWidth + j * kLanes;
         F total = sum[r][j];
         if (chunks_.blocked()) total = total * F(lhs_scale) * LoadF32(t.rhs_scale + j * kLanes);
@@ -449,6 +452,7 @@ struct FloatScheme {
 #else
   static constexpr int kRows = 4, kVectors = 1;
 #endif
+  static constexpr int kLeastVectors = 1;
   static constexpr int64_t kChunk = Math::kChunk;
   static constexpr int64_t kWords = kChunk / Math::kPerWord;
   static constexpr int64_t kRowBytes = kWords * 4;
@@ -480,23 +484,23 @@ struct FloatScheme {
     pack_rhs(p, b, n, begin, end, to, kVectors * kLanes);
   }
 
-  template <int R>
+  template <int R, int V>
   static JAXFP4_INLINE void Dot(const uint8_t* lhs, const uint8_t* panel, int64_t size,
-                                F (&sum)[R][kVectors]) {
+                                F (&sum)[R][V]) {
     const uint32_t* a = reinterpret_cast<const uint32_t*>(lhs);
     const uint32_t* b = reinterpret_cast<const uint32_t*>(panel);
     for (int r = 0; r < R; ++r) {
-      for (int j = 0; j < kVectors; ++j) sum[r][j] = Zero();
+      for (int j = 0; j < V; ++j) sum[r][j] = Zero();
     }
     const int64_t words = CeilDiv(size, Math::kPerWord);
     for (int64_t w = 0; w < words; ++w, b += kVectors * kLanes) {
       __builtin_prefetch(lhs + R * kRowBytes + w * R * 4);  // the next rows
-      F v[kVectors];
-      for (int j = 0; j < kVectors; ++j) v[j] = Lanes::Float(LoadU32(b + j * kLanes));
+      F v[V];
+      for (int j = 0; j < V; ++j) v[j] = Lanes::Float(LoadU32(b + j * kLanes));
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         const F x = Lanes::Float(U(a[r * kWords + w]));
-        for (int j = 0; j < kVectors; ++j) sum[r][j] = Math::Dot(x, v[j], sum[r][j]);
+        for (int j = 0; j < V; ++j) sum[r][j] = Math::Dot(x, v[j], sum[r][j]);
       }
     }
   }

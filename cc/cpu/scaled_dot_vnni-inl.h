@@ -94,7 +94,7 @@ struct OriginBlock {
 template <ScaleType kType>
 struct OriginScheme {
   static constexpr int kBlock = BlockOf(kType);
-  static constexpr int kRows = 6, kVectors = 2;
+  static constexpr int kRows = 6, kVectors = 2, kLeastVectors = 2;
   using Block = OriginBlock<kBlock>;
   static constexpr int kQuads = kBlock / 4;
   static constexpr bool kPowers = kType == ScaleType::kE8M0;
