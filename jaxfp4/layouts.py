@@ -17,7 +17,8 @@ def prepack(q: ScaledArray) -> ScaledArray:
 
     The same logical array, shapes and byte count, and the same bits from every operation; only a
     product that reads weights from memory for few rows gets faster. An array that has no such order
-    is returned as it is. Save and export the logical order: :func:`unpack` goes back.
+    is returned as it is, and so is one on a GPU, whose kernels read the logical order fastest. Save
+    and export the logical order: :func:`unpack` goes back.
 
     Args:
       q: a ScaledArray, the weight of a product.
@@ -34,6 +35,8 @@ def prepack(q: ScaledArray) -> ScaledArray:
     if not isinstance(q, ScaledArray):
         raise DtypeError(f"prepack: takes a ScaledArray, was given {describe(q)}")
     if q.layout or not orders.can_interleave(q.data.shape, q.format, q.block_shape):
+        return q
+    if "cpu" not in _platforms(q.data):
         return q
     data, scale = orders.interleave(jnp.asarray(q.data), jnp.asarray(q.scale), q.block_shape)
     return q.replace(data=data, scale=scale, layout=orders.INTERLEAVED)

@@ -4,7 +4,7 @@
 // An output is a sum over chunks of sums within chunks, in this order whatever its neighbours are:
 // it depends on its row of lhs and its row of rhs alone. A scheme says what a chunk is made of:
 //   kRows, kVectors      outputs of the micro-kernel: rows (fewer where few are left) by vectors of
-//                        16 (at least kLeastVectors of these, where few columns are left)
+//                        16 (of kRows rows at least kLeastVectors, where few columns are left)
 //   kChunk               most depth of a chunk
 //   kRowBytes            of a chunk of a row of lhs
 //   kPanelBytes          of a chunk of kVectors * 16 rows of rhs
@@ -322,9 +322,9 @@ class Gemm {
   template <int R = Scheme::kRows, int V = Scheme::kVectors>
   int AddChunk(int64_t rows, int vectors, const Tile& t) const {
     if constexpr (R > 1) {
-      if (rows < R || (R == 6 && rows == 8)) return AddChunk<Fewer(R), V>(rows, vectors, t);
+      if (rows < R || (R == 6 && rows == 8)) return AddChunk<Fewer(R)>(rows, vectors, t);
     }
-    if constexpr (V > Scheme::kLeastVectors) {
+    if constexpr (R == Scheme::kRows && V > Scheme::kLeastVectors) {
       if (vectors < V) return AddChunk<R, V - 1>(rows, vectors, t);
     }
     F sum[R][V];
