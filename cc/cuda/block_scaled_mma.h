@@ -34,10 +34,10 @@ __device__ __forceinline__ void MultiplyBlockScaled(float (&d)[4], const uint32_
                                                     uint32_t scale_b) {
   constexpr uint16_t byte = kByte, thread = 0;  // of each four lanes, those from 0 on hold scales
   constexpr bool kE4M3 = kLhs == Element::kE4M3;
-  if constexpr (kKind == BlockScaledKind::kNvfp4) {
+  if constexpr (kKind == BlockScaledKind::kMxf4Nvf4) {
     JAXFP4_MULTIPLY_BLOCK_SCALED(
         "m16n8k64.row.col.kind::mxf4nvf4.block_scale.scale_vec::4X.f32.e2m1.e2m1.f32.ue4m3");
-  } else if constexpr (kKind == BlockScaledKind::kMxfp4) {
+  } else if constexpr (kKind == BlockScaledKind::kMxf4) {
     JAXFP4_MULTIPLY_BLOCK_SCALED(
         "m16n8k64.row.col.kind::mxf4.block_scale.scale_vec::2X.f32.e2m1.e2m1.f32.ue8m0");
   } else if constexpr (kRhs == Element::kE4M3) {

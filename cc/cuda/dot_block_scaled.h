@@ -13,9 +13,9 @@ template <BlockScaledKind kKind, Element kLhs, Element kRhs>
 struct BlockScaledParts {
   using Shape = MmaShape<1, 128, 128, 128, 2, 4, 1>;
   static constexpr int kRows = Shape::kM + Shape::kN;  // of lhs, then of rhs
-  static constexpr int kStages = kKind == BlockScaledKind::kMxfp8 ? 3 : 4;
-  static constexpr int kScales = Shape::kK / (kKind == BlockScaledKind::kNvfp4 ? 16 : 32);
-  static constexpr int kRowBytes = kKind == BlockScaledKind::kMxfp8 ? Shape::kK : Shape::kK / 2;
+  static constexpr int kStages = kKind == BlockScaledKind::kMxf8f6f4 ? 3 : 4;
+  static constexpr int kScales = Shape::kK / (kKind == BlockScaledKind::kMxf4Nvf4 ? 16 : 32);
+  static constexpr int kRowBytes = kKind == BlockScaledKind::kMxf8f6f4 ? Shape::kK : Shape::kK / 2;
   static constexpr int kSteps = kRowBytes / 32;                 // products a slab
   static constexpr int kPieces = kRowBytes / 16;                // of a row
   static constexpr int kRowsAtOnce = Shape::kThreads / kPieces;  // copied

@@ -28,7 +28,7 @@ Status LaunchFp4(DotArgs* a, Stream stream) {
 
 template <Element kLhs>
 Status LaunchMxfp8(DotArgs* a, Stream stream) {
-  constexpr auto kKind = BlockScaledKind::kMxfp8;
+  constexpr auto kKind = BlockScaledKind::kMxf8f6f4;
   return a->rhs.element == Element::kE4M3
              ? LaunchBlockScaled<kKind, kLhs, Element::kE4M3>(a, stream)
              : LaunchBlockScaled<kKind, kLhs, Element::kE5M2>(a, stream);
@@ -38,9 +38,9 @@ Status LaunchMxfp8(DotArgs* a, Stream stream) {
 
 Status RunBlockScaled(const ScaledDotProblem& p, DotArgs* a, Stream stream) {
   switch (KindOf(p.rhs)) {
-    case BlockScaledKind::kNvfp4: return LaunchFp4<BlockScaledKind::kNvfp4>(a, stream);
-    case BlockScaledKind::kMxfp4: return LaunchFp4<BlockScaledKind::kMxfp4>(a, stream);
-    case BlockScaledKind::kMxfp8: break;
+    case BlockScaledKind::kMxf4Nvf4: return LaunchFp4<BlockScaledKind::kMxf4Nvf4>(a, stream);
+    case BlockScaledKind::kMxf4: return LaunchFp4<BlockScaledKind::kMxf4>(a, stream);
+    case BlockScaledKind::kMxf8f6f4: break;
   }
   return p.lhs.format.element == Element::kE4M3 ? LaunchMxfp8<Element::kE4M3>(a, stream)
                                                 : LaunchMxfp8<Element::kE5M2>(a, stream);

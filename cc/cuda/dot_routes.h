@@ -67,9 +67,9 @@ inline bool IsForBlockScaling(const ScaledDotProblem& p) {
          IsAligned(p.rhs.scale);
 }
 inline BlockScaledKind KindOf(const DotOperand& x) {
-  if (x.format.element != Element::kE2M1) return BlockScaledKind::kMxfp8;
-  return x.format.scale_type == ScaleType::kE4M3 ? BlockScaledKind::kNvfp4
-                                                 : BlockScaledKind::kMxfp4;
+  if (x.format.element != Element::kE2M1) return BlockScaledKind::kMxf8f6f4;
+  return x.format.scale_type == ScaleType::kE4M3 ? BlockScaledKind::kMxf4Nvf4
+                                                 : BlockScaledKind::kMxf4;
 }
 
 // The outputs of products with no depth: zeros.

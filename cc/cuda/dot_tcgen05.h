@@ -15,7 +15,7 @@ namespace jaxfp4::cuda {
 template <BlockScaledKind kKind>
 struct TensorShape {
   static constexpr int kRows = 128, kCols = 256;  // of a tile: rows of lhs, rows of rhs
-  static constexpr int kDepth = kKind == BlockScaledKind::kMxfp8 ? 128 : 256;  // of a stage
+  static constexpr int kDepth = kKind == BlockScaledKind::kMxf8f6f4 ? 128 : 256;  // of a stage
   static constexpr int kRowBytes = 128;
   static constexpr int kSteps = 4;  // products a stage: 32 bytes of each row
   static constexpr int kStages = 4;
@@ -24,7 +24,8 @@ struct TensorShape {
 
   // A stage: codes of lhs, codes of rhs, scales. Words of four scales a row are in groups: one of
   // each 128 rows makes a block of 512 bytes.
-  static constexpr int kScales = kDepth / (kKind == BlockScaledKind::kNvfp4 ? 16 : 32);  // of a row
+  static constexpr int kScales =  // of a row
+      kDepth / (kKind == BlockScaledKind::kMxf4Nvf4 ? 16 : 32);
   static constexpr int kWords = kScales / 4;
   static constexpr int kBlocks = (kRows + kCols) / 128 * kWords;
   static constexpr int kLhsBytes = kRows * kRowBytes;
@@ -232,7 +233,7 @@ JAXFP4_HD uint32_t ProductOf(const DotArgs& a) {
     return x.element == Element::kE4M3 ? TensorElement::kE4M3 : TensorElement::kE5M2;
   };
   constexpr int kCols = TensorShape<kKind>::kCols;
-  return kKind == BlockScaledKind::kMxfp8
+  return kKind == BlockScaledKind::kMxf8f6f4
              ? DescribeProduct<kKind, kCols>(element(a.lhs), element(a.rhs))
              : DescribeProduct<kKind, kCols>(TensorElement::kE2M1, TensorElement::kE2M1);
 }

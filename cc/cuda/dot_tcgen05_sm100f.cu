@@ -22,11 +22,11 @@ Status LaunchTensor(DotArgs* a, Stream stream) {
 
 Status RunTensor(const ScaledDotProblem& p, DotArgs* a, Stream stream) {
   switch (KindOf(p.rhs)) {
-    case BlockScaledKind::kNvfp4: return LaunchTensor<BlockScaledKind::kNvfp4>(a, stream);
-    case BlockScaledKind::kMxfp4: return LaunchTensor<BlockScaledKind::kMxfp4>(a, stream);
-    case BlockScaledKind::kMxfp8: break;
+    case BlockScaledKind::kMxf4Nvf4: return LaunchTensor<BlockScaledKind::kMxf4Nvf4>(a, stream);
+    case BlockScaledKind::kMxf4: return LaunchTensor<BlockScaledKind::kMxf4>(a, stream);
+    case BlockScaledKind::kMxf8f6f4: break;
   }
-  return LaunchTensor<BlockScaledKind::kMxfp8>(a, stream);
+  return LaunchTensor<BlockScaledKind::kMxf8f6f4>(a, stream);
 }
 
 #else

@@ -31,7 +31,7 @@ constexpr uint64_t DescribeScales(uint32_t address) { return DescribeShared(addr
 // start at byte `scale`.
 template <BlockScaledKind kKind, int kCols>
 constexpr uint32_t DescribeProduct(TensorElement lhs, TensorElement rhs) {
-  constexpr uint32_t kScaleE8M0 = kKind == BlockScaledKind::kNvfp4 ? 0 : 1u << 23;
+  constexpr uint32_t kScaleE8M0 = kKind == BlockScaledKind::kMxf4Nvf4 ? 0 : 1u << 23;
   return static_cast<uint32_t>(lhs) << 7 | static_cast<uint32_t>(rhs) << 10 |
          uint32_t{kCols / 8} << 17 | kScaleE8M0 | 1u << 27;
 }
@@ -125,9 +125,9 @@ template <BlockScaledKind kKind>
 __device__ __forceinline__ void MultiplyTensor(uint32_t sums, uint64_t lhs, uint64_t rhs,
                                                uint32_t product, uint32_t lhs_scales,
                                                uint32_t rhs_scales, bool add) {
-  if constexpr (kKind == BlockScaledKind::kNvfp4) {
+  if constexpr (kKind == BlockScaledKind::kMxf4Nvf4) {
     JAXFP4_TENSOR_MULTIPLY("mxf4nvf4.block_scale.block16");
-  } else if constexpr (kKind == BlockScaledKind::kMxfp4) {
+  } else if constexpr (kKind == BlockScaledKind::kMxf4) {
     JAXFP4_TENSOR_MULTIPLY("mxf4.block_scale.block32");
   } else {
     JAXFP4_TENSOR_MULTIPLY("mxf8f6f4.block_scale.block32");

@@ -452,9 +452,10 @@ void TestSharedMemory() {
   Check(cuda::WgmmaShape::kSharedBytes <= kMostOnHopper, "the warpgroups' kernel wants %d bytes",
         cuda::WgmmaShape::kSharedBytes);
   using cuda::BlockScaledKind;
+  using cuda::BlockScaledParts;
   constexpr Element e2m1 = Element::kE2M1, e4m3 = Element::kE4M3;
-  for (const int bytes : {cuda::BlockScaledParts<BlockScaledKind::kNvfp4, e2m1, e2m1>::kSharedBytes,
-                          cuda::BlockScaledParts<BlockScaledKind::kMxfp8, e4m3, e4m3>::kSharedBytes,
+  for (const int bytes : {BlockScaledParts<BlockScaledKind::kMxf4Nvf4, e2m1, e2m1>::kSharedBytes,
+                          BlockScaledParts<BlockScaledKind::kMxf8f6f4, e4m3, e4m3>::kSharedBytes,
                           cuda::SmallShape<1>::kSharedBytes, cuda::SmallShape<2>::kSharedBytes,
                           cuda::SmallShape<3>::kSharedBytes, cuda::LargeShape<1>::kSharedBytes,
                           cuda::LargeShape<2>::kSharedBytes, cuda::LargeShape<3>::kSharedBytes}) {

@@ -277,7 +277,8 @@ double ValueIn(uint32_t code) {
 template <BlockScaledKind kKind, Element kLhs, Element kRhs, int kByte>
 void MultiplyBlockScaled(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                          uint32_t scale_a, uint32_t scale_b) {
-  constexpr bool kNv = kKind == BlockScaledKind::kNvfp4, kFp8 = kKind == BlockScaledKind::kMxfp8;
+  constexpr bool kNv = kKind == BlockScaledKind::kMxf4Nvf4;
+  constexpr bool kFp8 = kKind == BlockScaledKind::kMxf8f6f4;
   static_assert(kNv ? kByte == 0 : kFp8 || kByte == 0 || kByte == 2);
   constexpr uint32_t kBits = kFp8 ? 8 : 4, kInWord = 32 / kBits;
   const uint32_t words[8] = {a[0], a[1], a[2], a[3], b[0], b[1], scale_a, scale_b};

@@ -96,7 +96,7 @@ struct Product {
 inline Product ReadProduct(BlockScaledKind kind, uint32_t d) {
   const Product p = {Bits(d, 7, 3), Bits(d, 10, 3), Bits(d, 17, 6) * 8, Bits(d, 29, 2),
                      Bits(d, 4, 2)};
-  const bool fp8 = kind == BlockScaledKind::kMxfp8, nvfp4 = kind == BlockScaledKind::kNvfp4;
+  const bool fp8 = kind == BlockScaledKind::kMxf8f6f4, nvfp4 = kind == BlockScaledKind::kMxf4Nvf4;
   const bool zeros = Bits(d, 0, 4) == 0 && Bits(d, 6, 1) == 0 && Bits(d, 13, 4) == 0 &&
                      Bits(d, 24, 3) == 0 && Bits(d, 31, 1) == 0;
   const auto known = [&](uint32_t type) { return fp8 ? type <= 1 : type == 1; };
@@ -113,7 +113,7 @@ inline std::vector<double> ReadRow(BlockScaledKind kind, uint32_t type, uint64_t
                                    uint32_t row, uint32_t scales, uint32_t first_scale) {
   using jaxfp4::Decode;
   using jaxfp4::ScalarLanes;
-  const bool nvfp4 = kind == BlockScaledKind::kNvfp4;
+  const bool nvfp4 = kind == BlockScaledKind::kMxf4Nvf4;
   const uint32_t word = TensorAt(scales, row % 32, row / 32);
   const auto scale = [&](uint32_t i) -> double {
     const uint32_t code = word >> 8 * (first_scale + i) & 255u;
@@ -123,7 +123,7 @@ inline std::vector<double> ReadRow(BlockScaledKind kind, uint32_t type, uint64_t
   std::vector<double> values;
   for (uint32_t i = 0; i < 32; ++i) {
     const uint32_t byte = MatrixByte(codes, row, i);
-    if (kind == BlockScaledKind::kMxfp8) {
+    if (kind == BlockScaledKind::kMxf8f6f4) {
       const float x = type == 0 ? Decode<jaxfp4::E4M3, ScalarLanes>(byte)
                                 : Decode<jaxfp4::E5M2, ScalarLanes>(byte);
       values.push_back(static_cast<double>(x) * scale(0));

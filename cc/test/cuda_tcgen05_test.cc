@@ -105,7 +105,8 @@ void TestTakes() {
       const Operand lhs = Make(a, 1, 2, unit, &random), rhs = Make(b, 1, 2, unit, &random);
       Memory out(16);
       ScaledDotProblem p = ProblemOf(lhs, rhs, Dtype::kF32, out.data);
-      Check(cuda::TensorTakes(p) == AreForBlockScaling(a, b), "%s", NameOf(lhs, rhs, "takes").c_str());
+      Check(cuda::TensorTakes(p) == AreForBlockScaling(a, b), "%s",
+            NameOf(lhs, rhs, "takes").c_str());
       p.depth -= 64;
       Check(!cuda::TensorTakes(p), "half a slab is taken");
       p.depth += 64;
@@ -117,9 +118,9 @@ void TestTakes() {
 
 void TestSharedMemory() {
   constexpr int kMost = 227 * 1024;
-  static_assert(cuda::TensorShape<cuda::BlockScaledKind::kNvfp4>::kSharedBytes <= kMost);
-  static_assert(cuda::TensorShape<cuda::BlockScaledKind::kMxfp4>::kSharedBytes <= kMost);
-  static_assert(cuda::TensorShape<cuda::BlockScaledKind::kMxfp8>::kSharedBytes <= kMost);
+  static_assert(cuda::TensorShape<cuda::BlockScaledKind::kMxf4Nvf4>::kSharedBytes <= kMost);
+  static_assert(cuda::TensorShape<cuda::BlockScaledKind::kMxf4>::kSharedBytes <= kMost);
+  static_assert(cuda::TensorShape<cuda::BlockScaledKind::kMxf8f6f4>::kSharedBytes <= kMost);
 }
 
 void TestAll() {
