@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import zlib
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
@@ -18,25 +17,6 @@ from jaxfp4 import native
 
 def pytest_addoption(parser):
     parser.addoption("--fuzz", type=int, default=8, help="random cases for each fuzz seed")
-    parser.addoption(
-        "--share", type=int, default=int(os.environ.get("JAXFP4_TEST_SHARE", "1")),
-        help="run about one in so many cases, and of each test at least its first",
-    )  # fmt: skip
-
-
-def pytest_collection_modifyitems(config, items):
-    share = config.getoption("--share")
-    met = set()
-    kept, left_out = [], []
-    for item in items:
-        test = item.nodeid.partition("[")[0]
-        # By a hash, since parameters take turns in periods of their own.
-        chosen = test not in met or zlib.crc32(item.nodeid.encode()) % share == 0
-        (kept if chosen else left_out).append(item)
-        met.add(test)
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = kept
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ void Check(bool ok, const char* format, Args... args) {
 }
 
 // Whether to run the next of many similar cases: always, but once in n times where the environment
-// has JAXFP4_TEST_SHARE=n, for CPUs that are emulated and code that is instrumented.
+// has JAXFP4_TEST_SHARE=n, for CPUs that are emulated.
 inline bool Selected() {
   static const char* const text = std::getenv("JAXFP4_TEST_SHARE");
   static const int64_t share = text == nullptr ? 1 : std::atoll(text);

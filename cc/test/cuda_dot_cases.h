@@ -264,7 +264,7 @@ inline int64_t Unit(const Spec& a, const Spec& b) {
 
 // Emulation is slow, and under the sanitizers slower still: there, one case in so many.
 #if defined(__SANITIZE_ADDRESS__)
-constexpr int kEvery = 17;
+constexpr int kEvery = 7;
 #else
 constexpr int kEvery = 1;
 #endif

@@ -139,7 +139,7 @@ void TestKernels() {
         }
       }
     }
-    Check(taken * kEvery >= 60, "%s: took %d calls only", route.name, taken);
+    Check(taken * kEvery >= 100, "%s: took %d calls only", route.name, taken);
   }
 }
 
