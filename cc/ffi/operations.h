@@ -55,6 +55,14 @@ auto QuantizeAttrs(Binding&& binding) {
                "block_rows", "block_cols");
 }
 
+// Those of ScaledDotAttributes, in its order.
+template <class Binding>
+auto ScaledDotAttrs(Binding&& binding) {
+  return Attrs(std::move(binding), "lhs_element", "lhs_scale_type", "lhs_block_rows",
+               "lhs_block_cols", "rhs_element", "rhs_scale_type", "rhs_block_rows",
+               "rhs_block_cols", "rhs_layout", "exact");
+}
+
 struct QuantizeBlocksOp {
   static constexpr const char* kTarget = "jaxfp4_quantize_blocks_v1";
 
@@ -158,9 +166,7 @@ struct ScaledDotOp {
 
   template <class Binding>
   static auto Bind(Binding&& binding) {
-    return Attrs(ScratchRet(Rets<1>(Args<6>(std::move(binding)))), "lhs_element", "lhs_scale_type",
-                 "lhs_block_rows", "lhs_block_cols", "rhs_element", "rhs_scale_type",
-                 "rhs_block_rows", "rhs_block_cols", "rhs_layout", "exact");
+    return ScaledDotAttrs(ScratchRet(Rets<1>(Args<6>(std::move(binding)))));
   }
 
   template <class Platform>
@@ -190,9 +196,7 @@ struct RaggedDotOp {
 
   template <class Binding>
   static auto Bind(Binding&& binding) {
-    return Attrs(Rets<1>(Args<7>(std::move(binding))), "lhs_element", "lhs_scale_type",
-                 "lhs_block_rows", "lhs_block_cols", "rhs_element", "rhs_scale_type",
-                 "rhs_block_rows", "rhs_block_cols", "rhs_layout", "exact");
+    return ScaledDotAttrs(Rets<1>(Args<7>(std::move(binding))));
   }
 
   template <class Platform>

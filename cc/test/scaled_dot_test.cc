@@ -697,20 +697,24 @@ void TestExtremeScales() {
   }
 }
 
-bool SameButForNaN(double x, double y) {
-  return std::isnan(x) ? std::isnan(y) : x == y && std::signbit(x) == std::signbit(y);
+std::vector<uint8_t> Part(const std::vector<uint8_t>& x, int64_t begin, int64_t end) {
+  return {x.begin() + begin, x.begin() + end};
 }
 
-// Row m alone, which another kernel serves.
-Operand OneRow(const Operand& x, int64_t m) {
-  Operand row = x;
-  row.rows = 1;
-  const auto keep = [&](std::vector<uint8_t>& bytes, int64_t stride, int64_t i) {
-    bytes = {bytes.begin() + i * stride, bytes.begin() + (i + 1) * stride};
-  };
-  keep(row.data, x.RowBytes(), m);
-  keep(row.scale, x.ScaleCols(), m / x.BlockRows());
-  return row;
+// Rows of an operand of one batch entry, which cut no block of rows but the first and the last.
+Operand Rows(const Operand& x, int64_t row, int64_t rows) {
+  Operand part = x;
+  part.rows = rows;
+  part.data = Part(x.data, row * x.RowBytes(), (row + rows) * x.RowBytes());
+  if (!x.spec.coded || x.BlockRows() == 0) return part;
+  const int64_t bytes = static_cast<int64_t>(x.scale.size()) / x.ScaleRows();
+  const int64_t last = (row + rows - 1) / x.BlockRows();
+  part.scale = Part(x.scale, row / x.BlockRows() * bytes, (last + 1) * bytes);
+  return part;
+}
+
+bool SameButForNaN(double x, double y) {
+  return std::isnan(x) ? std::isnan(y) : x == y && std::signbit(x) == std::signbit(y);
 }
 
 // Scale bytes of every kind, and around the bounds at which kernels change their ways: the products
@@ -748,7 +752,7 @@ void TestScaleBytes() {
           spoil(rhs, 7);
           for (const Kernels* kernels : SupportedTargets()) {
             const Run run = Dot(lhs, rhs, Dtype::kF32, *kernels, serial);
-            const Run alone = Dot(OneRow(lhs, r), rhs, Dtype::kF32, *kernels, serial);
+            const Run alone = Dot(Rows(lhs, r, 1), rhs, Dtype::kF32, *kernels, serial);
             for (int64_t i = 0; i < rhs.rows; ++i) {
               const double x = run.At(r * rhs.rows + i), y = alone.At(i);
               if (SameButForNaN(x, y)) continue;
@@ -765,21 +769,6 @@ void TestScaleBytes() {
 }
 
 // ---- groups of rows, each with a matrix of its own
-
-std::vector<uint8_t> Part(const std::vector<uint8_t>& x, int64_t begin, int64_t end) {
-  return {x.begin() + begin, x.begin() + end};
-}
-
-// Rows of an operand of one batch entry.
-Operand Rows(const Operand& x, int64_t row, int64_t rows) {
-  Operand part = x;
-  part.rows = rows;
-  part.data = Part(x.data, row * x.RowBytes(), (row + rows) * x.RowBytes());
-  if (!x.spec.coded || x.BlockRows() == 0) return part;
-  const int64_t bytes = static_cast<int64_t>(x.scale.size()) / x.rows;
-  part.scale = Part(x.scale, row * bytes, (row + rows) * bytes);
-  return part;
-}
 
 // A batch entry of an operand.
 Operand Entry(const Operand& x, int64_t b) {

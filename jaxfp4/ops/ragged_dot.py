@@ -14,20 +14,19 @@ from jax import lax
 from jax.interpreters import ad
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxfp4 import orders
 from jaxfp4.errors import DtypeError, ShapeError, describe
-from jaxfp4.ops import _blocks
 from jaxfp4.ops._factors import Axes, Factors
 from jaxfp4.ops._op import Op, batch_leading, explicit_sharding
-from jaxfp4.ops.dequantize_blocks import check_codes, dequantize_blocks
+from jaxfp4.ops.dequantize_blocks import dequantize_blocks
 from jaxfp4.ops.scaled_dot import (
     Names,
     Operand,
     batch_global,
+    check_global,
+    check_operands,
     contracted_unit,
     dot_attributes,
     logical,
-    value_shape,
 )
 from jaxfp4.reference import dot as reference
 
@@ -40,15 +39,9 @@ def _results(
     lhs_spec: Operand, rhs_spec: Operand, dtype, rhs_layout: int, exact: bool,
 ):  # fmt: skip
     del exact
-    assert rhs_spec is not None
-    check_codes("ragged_dot", "rhs", rhs, rhs_scale, *rhs_spec)
-    if rhs_layout and not orders.can_interleave(rhs.shape, *rhs_spec):
-        raise ShapeError(f"ragged_dot: rhs {describe(rhs)} has no layout {rhs_layout}")
-    if lhs_spec is None:
-        _blocks.check_float("ragged_dot", lhs, "lhs")
-    else:
-        check_codes("ragged_dot", "lhs", lhs, lhs_scale, *lhs_spec)
-    a, b = value_shape(lhs.shape, lhs_spec), value_shape(rhs.shape, rhs_spec)
+    a, b = check_operands(
+        "ragged_dot", lhs, lhs_scale, rhs, rhs_scale, lhs_spec, rhs_spec, rhs_layout
+    )
     lead, shared = a[:-2], b[:-3]
     if len(b) < 3 or len(a) < 2 or a[-1] != b[-1] or lead[: len(shared)] != shared:
         raise ShapeError(
@@ -65,12 +58,8 @@ def _results(
             f"ragged_dot: group_sizes is {describe(group_sizes)}; it must be int32 of shape "
             f"{(*lead, b[-3])}, one for each of the matrices of rhs"
         )
-    for what, g, axes in (("lhs", lhs_global, a[:-1]), ("rhs", rhs_global, b[:-2])):
-        if g.dtype != jnp.float32 or tuple(g.shape) != tuple(axes[: len(g.shape)]):
-            raise ShapeError(
-                f"ragged_dot: the global scale of {what} is {describe(g)}; it must be float32 over "
-                f"leading axes of {axes}"
-            )
+    check_global("ragged_dot", "lhs", lhs_global, a[:-1])
+    check_global("ragged_dot", "rhs", rhs_global, b[:-2])
     return [((*a[:-1], b[-2]), dtype)]
 
 

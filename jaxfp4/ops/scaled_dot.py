@@ -28,20 +28,38 @@ def value_shape(shape: tuple[int, ...], spec: Operand) -> tuple[int, ...]:
     return shape if spec is None else values_shape(shape, spec[0])
 
 
+def check_operands(
+    op: str, lhs, lhs_scale, rhs, rhs_scale, lhs_spec: Operand, rhs_spec: Operand, rhs_layout: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shapes of both operands' values; raises where one is not what its spec says."""
+    assert rhs_spec is not None
+    check_codes(op, "rhs", rhs, rhs_scale, *rhs_spec)
+    if rhs_layout and not orders.can_interleave(rhs.shape, *rhs_spec):
+        raise ShapeError(f"{op}: rhs {describe(rhs)} has no layout {rhs_layout}")
+    if lhs_spec is None:
+        _blocks.check_float(op, lhs, "lhs")
+    else:
+        check_codes(op, "lhs", lhs, lhs_scale, *lhs_spec)
+    return value_shape(lhs.shape, lhs_spec), value_shape(rhs.shape, rhs_spec)
+
+
+def check_global(op: str, what: str, scale, lead: tuple[int, ...]) -> None:
+    """Raises unless a global scale is of float32, over leading axes of ``lead``."""
+    if scale.dtype != jnp.float32 or tuple(scale.shape) != tuple(lead[: len(scale.shape)]):
+        raise ShapeError(
+            f"{op}: the global scale of {what} is {describe(scale)}; it must be float32 over "
+            f"leading axes of {lead}"
+        )
+
+
 def _results(
     lhs, lhs_scale, lhs_global, rhs, rhs_scale, rhs_global,
     lhs_spec: Operand, rhs_spec: Operand, dtype, rhs_layout: int, exact: bool,
 ):  # fmt: skip
     del exact
-    assert rhs_spec is not None
-    check_codes("scaled_dot", "rhs", rhs, rhs_scale, *rhs_spec)
-    if rhs_layout and not orders.can_interleave(rhs.shape, *rhs_spec):
-        raise ShapeError(f"scaled_dot: rhs {describe(rhs)} has no layout {rhs_layout}")
-    if lhs_spec is None:
-        _blocks.check_float("scaled_dot", lhs, "lhs")
-    else:
-        check_codes("scaled_dot", "lhs", lhs, lhs_scale, *lhs_spec)
-    a, b = value_shape(lhs.shape, lhs_spec), value_shape(rhs.shape, rhs_spec)
+    a, b = check_operands(
+        "scaled_dot", lhs, lhs_scale, rhs, rhs_scale, lhs_spec, rhs_spec, rhs_layout
+    )
     batch = len(b) - 2
     if a[-1] != b[-1] or a[:batch] != b[:batch] or len(a) < batch + 2:
         raise ShapeError(
@@ -52,12 +70,8 @@ def _results(
         raise ShapeError(
             f"scaled_dot: lhs in blocks of {lhs_spec[1]} needs exactly one row axis, it is {a}"
         )
-    for what, g, lead in (("lhs", lhs_global, a[:-1]), ("rhs", rhs_global, b[:batch])):
-        if g.dtype != jnp.float32 or tuple(g.shape) != tuple(lead[: len(g.shape)]):
-            raise ShapeError(
-                f"scaled_dot: the global scale of {what} is {describe(g)}; it must be float32 over "
-                f"leading axes of {lead}"
-            )
+    check_global("scaled_dot", "lhs", lhs_global, a[:-1])
+    check_global("scaled_dot", "rhs", rhs_global, b[:batch])
     return [((*a[:-1], b[-2]), dtype)]
 
 
