@@ -34,13 +34,13 @@ MEANT = (
     (r"(Ragged)?MmaKernel<MmaShape<1, .*", EVERYWHERE, r"HMMA\.16816\.F32\.BF16"),
     (r"(Ragged)?MmaKernel<MmaShape<1, .*, \w+, false>, \w+>", EVERYWHERE, r"LDSM\.16\.M88\.4"),
     (r"MmaKernel<MmaShape<1, .*, true, \w+>, \w+>", EVERYWHERE, r"LDSM\.16\.MT88\.4"),
-    (r"WgmmaKernel<Transposed.*", r"sm_90a", r"LDSM\.16\.MT88\.4"),
-    (r"WgmmaKernel<WgmmaParts<.*", r"sm_90a", r"HGMMA\.64x128x16\.F32\.BF16"),
+    (r"WgmmaKernel<Transposed.*", r"sm_90", r"LDSM\.16\.MT88\.4"),
+    (r"WgmmaKernel<WgmmaParts<.*", r"sm_90", r"HGMMA\.64x128x16\.F32\.BF16"),
     *(
-        (rf"WgmmaKernel<Fp8Parts<{n}, .*", r"sm_90a", rf"QGMMA\.64x{n}x32\.F32\.E4M3\.E4M3")
+        (rf"WgmmaKernel<Fp8Parts<{n}, .*", r"sm_90", rf"QGMMA\.64x{n}x32\.F32\.E4M3\.E4M3")
         for n in (16, 32, 64, 128)
     ),
-    (r"WgmmaKernel<.*", r"sm_90a", r"LDGSTS\.E\.BYPASS\.128"),
+    (r"WgmmaKernel<.*", r"sm_90", r"LDGSTS\.E\.BYPASS\.128"),
     (r"BlockScaledKernel<0, 0, 0>", r"sm_12\w+", r"OMMA\.SF\.16864\.F32\.E2M1\.E2M1\.UE4M3\.4X"),
     (r"BlockScaledKernel<1, 0, 0>", r"sm_12\w+", r"OMMA\.SF\.16864\.F32\.E2M1\.E2M1\.E8"),
     (r"BlockScaledKernel<2, .*", r"sm_12\w+", r"QMMA\.SF\.16832\.F32\.E[45]M[32]\.E[45]M[32]\.E8"),
@@ -106,7 +106,8 @@ def demangled(symbols: Iterable[str]) -> dict[str, str]:
 
 
 def architecture_in(line: str) -> str | None:
-    found = re.match(r"arch = (sm_\w+)", line)
+    """Without the letter that code has which only this architecture, or its family, can run."""
+    found = re.match(r"arch = (sm_\d+)", line)
     return found[1] if found else None
 
 
