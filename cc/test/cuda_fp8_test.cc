@@ -1,12 +1,9 @@
 // scaled_dot's e4m3 kernels of sm_90a, run thread by thread on the host, against float64 products
 // of the decoded operands; how they decode MXFP4; and how far sums of the precision that their
 // tensor cores are said to have may be off.
-#define JAXFP4_HAS_ARCHITECTURE 1
-#include "cc/test/cuda_simt.h"
 #include "cc/test/cuda_simt_async.h"
 
-#include "cc/cuda/dot_fp8_mxfp4_sm90a.cu"
-#include "cc/cuda/dot_fp8_sm90a.cu"
+#include "cc/cuda/dot_fp8_launch.h"
 
 #include "cc/cpu/parallel.h"
 #include "cc/test/cuda_dot_cases.h"

@@ -2,16 +2,8 @@
 // bit for bit, against the kernels of scaled_dot on their own; and the search for a block's group.
 #include "cc/test/cuda_simt.h"
 
-#include "cc/cuda/dot_gemv.cu"
-#include "cc/cuda/dot_mma_large.cu"
-#include "cc/cuda/dot_mma_small.cu"
-#include "cc/cuda/dot_tile.cu"
-#include "cc/cuda/dot_zeros.cu"
+#include "cc/cuda/dot_groups.h"
 #include "cc/cuda/ragged_dot.cu"
-#include "cc/cuda/ragged_gemv.cu"
-#include "cc/cuda/ragged_mma_large.cu"
-#include "cc/cuda/ragged_mma_small.cu"
-#include "cc/cuda/ragged_tile.cu"
 
 #include "cc/cpu/parallel.h"
 #include "cc/test/cuda_dot_cases.h"

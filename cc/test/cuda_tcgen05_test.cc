@@ -1,11 +1,8 @@
 // scaled_dot's kernel for sm_100f, run on the host with its tensor cores and tensor memory, against
 // float64 products of the decoded operands.
-#define JAXFP4_HAS_ARCHITECTURE 1
-#include "cc/test/cuda_simt.h"
-#include "cc/test/cuda_simt_async.h"
 #include "cc/test/cuda_simt_tcgen05.h"
 
-#include "cc/cuda/dot_tcgen05_sm100f.cu"
+#include "cc/cuda/dot_tcgen05.h"
 
 #include "cc/cpu/parallel.h"
 #include "cc/test/cuda_dot_cases.h"
