@@ -11,7 +11,6 @@
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #endif
-#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -81,6 +80,7 @@ struct Meeting {  // a barrier of the lanes of a mask
 struct Warp {
   std::vector<Meeting> meetings;
   uint32_t words[kWarp][8];
+  std::vector<double> numbers;
   Meeting& Of(uint32_t mask) {
     for (Meeting& m : meetings) {
       if (m.mask == mask) return m;
@@ -119,11 +119,30 @@ struct Fences {
   bool release = false;  // tensor memory that was used, before a barrier
 };
 
+// Where a stack goes on.
+struct Resumption {
+  void* words[5];
+};
+
+// Jumps by the compiler rather than by the library: AddressSanitizer takes those for frames that are
+// left, and forgets what it knows of the stack, with a system call each time. Jumping is a function of
+// its own, of which callers know nothing: neither that it never returns to them, nor what changes.
+[[gnu::noipa, gnu::no_sanitize_address]] inline void Jump(Resumption* to) {
+  __builtin_longjmp(to->words, 1);
+}
+[[gnu::noipa, gnu::no_sanitize_address]] inline void Switch(Resumption* from, Resumption* to) {
+  if (__builtin_setjmp(from->words) == 0) Jump(to);
+}
+[[gnu::noipa, gnu::no_sanitize_address]] inline void Start(Resumption* from, ucontext_t* here,
+                                                           ucontext_t* there) {
+  if (__builtin_setjmp(from->words) == 0) swapcontext(here, there);
+}
+
 struct Fiber {
   Pending copies, products;  // of cuda_simt_async.h
   Fences fences;
   ucontext_t context;  // to start with; later turns go by jumps, which need no system call
-  jmp_buf resume;
+  Resumption resume;
   bool started = false;
   bool done = false;
 };
@@ -138,7 +157,7 @@ struct Block {
   std::vector<Fiber> fibers;
   std::vector<Warp> warps;
   ucontext_t start;
-  jmp_buf scheduler;
+  Resumption scheduler;
   unsigned current = 0;
   bool progress = false;
   unsigned first = 0;  // blockIdx.x of the cluster's first
@@ -168,7 +187,7 @@ inline unsigned char* Stacks(size_t threads) {
 }
 
 inline void Yield() {
-  if (_setjmp(block.fibers[block.current].resume) == 0) _longjmp(block.scheduler, 1);
+  Switch(&block.fibers[block.current].resume, &block.scheduler);
 }
 
 inline void Trampoline() {
@@ -234,6 +253,17 @@ void Exchange(uint32_t mask, const uint32_t* words, int count, const Read& read)
   SyncLanes(mask);
 }
 
+// at(0) to at(count - 1), of which each lane of a warp computes some for all. Theirs until they meet
+// again.
+template <class At>
+const double* Share(uint32_t count, const At& at) {
+  std::vector<double>& numbers = ThisWarp().numbers;
+  numbers.resize(count);
+  for (uint32_t i = Lane(); i < count; i += kWarp) numbers[i] = at(i);
+  SyncLanes(~0u);
+  return ThisWarp().numbers.data();
+}
+
 inline uint32_t Shuffle(uint32_t mask, uint32_t value, unsigned from) {
   if ((mask >> from & 1) == 0) Fail("a shuffle reads a lane outside its mask");
   uint32_t result = 0;
@@ -247,11 +277,10 @@ inline void Resume(unsigned thread) {
   b.current = thread;
   threadIdx = {thread % blockDim.x, 0, 0};
   blockIdx.x = b.first + thread / blockDim.x;
-  if (_setjmp(b.scheduler) != 0) return;
   Fiber& f = b.fibers[thread];
-  if (f.started) _longjmp(f.resume, 1);
+  if (f.started) return Switch(&b.scheduler, &f.resume);
   f.started = true;
-  swapcontext(&b.start, &f.context);
+  Start(&b.scheduler, &b.start, &f.context);
 }
 
 inline void RunBlock() {

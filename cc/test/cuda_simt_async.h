@@ -174,6 +174,9 @@ void MultiplyAsync(float (&d)[64], const uint32_t (&a)[4], uint64_t b) {
   simt::ThisFiber().products.Add([&d, words, b] {
     simt::Exchange(~0u, words, 4, [&](const uint32_t (*all)[8]) {
       const uint32_t group = simt::Lane() / 4, thread = simt::Lane() % 4;
+      const double* right = simt::Share(128 * 16, [&](uint32_t i) {
+        return simt::DescribedElement<kColumns>(b, i / 16, i % 16);
+      });
       for (uint32_t k = 0; k < 16; ++k) {
         double left[2];
         for (uint32_t half = 0; half < 2; ++half) {
@@ -183,8 +186,8 @@ void MultiplyAsync(float (&d)[64], const uint32_t (&a)[4], uint64_t b) {
         }
         for (uint32_t i = 0; i < 64; ++i) {
           const uint32_t col = i / 4 * 8 + thread * 2 + i % 2;
-          const double product = left[i / 2 % 2] * simt::DescribedElement<kColumns>(b, col, k);
-          d[i] = static_cast<float>(static_cast<double>(d[i]) + product);
+          d[i] = static_cast<float>(static_cast<double>(d[i]) +
+                                    left[i / 2 % 2] * right[col * 16 + k]);
         }
       }
     });
@@ -200,11 +203,10 @@ inline double Cut(double x, int exponent) {
 }
 inline float SumOf(const double (&terms)[33]) {
   double sum = 0, largest = 0;
-  for (const double t : terms) {
-    sum += t;
-    largest = std::max(largest, std::fabs(t));
-  }
-  if (!cuts_sums || !(largest > 0) || !std::isfinite(sum)) return static_cast<float>(sum);
+  for (const double t : terms) sum += t;
+  if (!cuts_sums || !std::isfinite(sum)) return static_cast<float>(sum);
+  for (const double t : terms) largest = std::max(largest, std::fabs(t));
+  if (largest == 0) return static_cast<float>(sum);
   sum = 0;
   for (const double t : terms) sum += Cut(t, std::ilogb(largest));
   return static_cast<float>(sum == 0 ? sum : Cut(sum, std::ilogb(sum)));
@@ -235,12 +237,13 @@ void MultiplyFp8Async(float (&d)[kSums], const uint32_t (&a)[4], uint64_t b) {
           left[half][k] = ValueOfE4M3(word >> (8 * (k % 4)));
         }
       }
+      const double* right = simt::Share(2 * kSums * 32, [&](uint32_t i) {
+        return ValueOfE4M3(*simt::DescribedRowByte(b, i / 32, i % 32));
+      });
       for (uint32_t i = 0; i < kSums; ++i) {
         const uint32_t row = i / 4 * 8 + thread * 2 + i % 2;
         double terms[33];
-        for (uint32_t k = 0; k < 32; ++k) {
-          terms[k] = left[i / 2 % 2][k] * ValueOfE4M3(*simt::DescribedRowByte(b, row, k));
-        }
+        for (uint32_t k = 0; k < 32; ++k) terms[k] = left[i / 2 % 2][k] * right[row * 32 + k];
         terms[32] = kAdds ? static_cast<double>(d[i]) : 0;
         d[i] = SumOf(terms);
       }
