@@ -229,3 +229,10 @@ def test_no_kernel_tests_the_name_of_a_format(path):
     tests = rf'"({names})"|(==|!=|\bcase)\s*[\w:]*({names})'
     found = re.search(tests, without_comments(path.read_text()), re.IGNORECASE)
     assert not found, f"tests a format: {found}"
+
+
+@pytest.mark.parametrize("path", cc_files(), ids=cc_name)
+def test_one_file_asks_which_gpu_it_is_compiled_for(path):
+    """cc/cuda/CMakeLists.txt gives most architectures the PTX of the oldest; not that file's."""
+    text = without_comments(path.read_text()).replace("defined(__CUDA_ARCH__)", "")
+    assert path.name == "quantize_blocks.cu" or "__CUDA_ARCH_" not in text
