@@ -19,6 +19,9 @@ def normal(*shape, seed=0, dtype=jnp.float32):
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
 
 
+jitted = jax.jit(jf.scaled_dot, static_argnames="preferred_element_type")
+
+
 def check(a, b, dtype=jnp.float32):
     """|y - exact| <= (K / block + 2) 2**-23 Σ|terms|, for scaled operands and for floats."""
     left = np.asarray(jf.dequantize(a) if isinstance(a, jf.ScaledArray) else a, np.float64)
@@ -31,7 +34,7 @@ def check(a, b, dtype=jnp.float32):
     bound = (sums + 6) * 2.0**-23 * terms
     if dtype != jnp.float32:
         bound = bound + np.abs(exact) * (2.0**-8 if dtype == jnp.bfloat16 else 2.0**-11) + 1e-6
-    y = np.asarray(jax.jit(lambda a, b: jf.scaled_dot(a, b, preferred_element_type=dtype))(a, b))
+    y = np.asarray(jitted(a, b, preferred_element_type=dtype))
     assert y.dtype == dtype
     assert y.shape == exact.shape
     excess = np.abs(y.astype(np.float64) - exact) - bound

@@ -1,5 +1,6 @@
 """Golden vectors of other implementations, bit for bit."""
 
+import functools
 import pathlib
 
 import jax
@@ -63,15 +64,19 @@ ROTATED_FILES = [
 ]
 
 
+@functools.cache
+def quantize_by(quantizer):
+    """Made once: files of one shape share what is compiled."""
+    return jax.jit(lambda x: jf.quantize(x, quantizer))
+
+
 @pytest.mark.parametrize("file", FILES, ids=name_of)
 def test_golden_vectors(reference_and_best, file):
     golden = GOLDEN[file]
     x = golden["input"]
     array = jnp.asarray(x).astype(jnp.bfloat16 if "bf16" in file.stem else jnp.float32)
     for name in names_in(golden):
-        quantizer = quantizer_of(name)
-        q = jax.jit(lambda x, quantizer=quantizer: jf.quantize(x, quantizer))(array)
-        check(q, golden, name, x)
+        check(quantize_by(quantizer_of(name))(array), golden, name, x)
 
 
 @pytest.mark.parametrize("file", ROTATED_FILES, ids=name_of)

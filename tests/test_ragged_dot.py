@@ -52,18 +52,19 @@ def expected(lhs, rhs, sizes, dtype=jnp.float32):
     return y, terms
 
 
+jitted = jax.jit(jf.ragged_dot, static_argnames="preferred_element_type")
+
+
 def check(lhs, rhs, sizes, dtype=jnp.float32):
-    got = jax.jit(lambda *xs: jf.ragged_dot(*xs, preferred_element_type=dtype))(
-        lhs, rhs, jnp.array(sizes)
-    )
+    got = np.asarray(jitted(lhs, rhs, jnp.array(sizes), preferred_element_type=dtype))
     assert got.dtype == dtype
     y, terms = expected(lhs, rhs, sizes)
     bound = (lhs.shape[-1] + 6) * 2.0**-23 * terms
     if dtype != jnp.float32:
         bound = bound + np.abs(y) * (2.0**-8 if dtype == jnp.bfloat16 else 2.0**-11) + 1e-6
-    excess = np.abs(np.asarray(got, np.float64) - y) - bound
+    excess = np.abs(got.astype(np.float64) - y) - bound
     assert excess.max(initial=-1) <= 0, f"exceeds the bound by {excess.max()}"
-    assert not np.asarray(got[sum(sizes) :], np.float32).any()
+    assert not got[sum(sizes) :].astype(np.float32).any()
 
 
 @pytest.mark.parametrize("quantizer", BLOCKS.values(), ids=ident)
