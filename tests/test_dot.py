@@ -1,5 +1,6 @@
 """Products: against float64 within the derived bound, for every pair of formats and every shape."""
 
+import functools
 import itertools
 
 import jax
@@ -19,13 +20,27 @@ def normal(*shape, seed=0, dtype=jnp.float32):
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
 
 
+@functools.cache
+def quantized(quantizer, *shape, seed=0):
+    """Made once, for every back end's product (that they make the same is tested elsewhere)."""
+    with jf.use_backend("auto"):
+        return jf.quantize(normal(*shape, seed=seed), quantizer)
+
+
+def values_of(x):
+    """What an operand stands for, in float64."""
+    if isinstance(x, jf.ScaledArray):
+        with jf.use_backend("auto"):
+            x = jf.dequantize(x)
+    return np.asarray(x, np.float64)
+
+
 jitted = jax.jit(jf.scaled_dot, static_argnames="preferred_element_type")
 
 
 def check(a, b, dtype=jnp.float32):
     """|y - exact| <= (K / block + 2) 2**-23 Σ|terms|, for scaled operands and for floats."""
-    left = np.asarray(jf.dequantize(a) if isinstance(a, jf.ScaledArray) else a, np.float64)
-    right = np.asarray(jf.dequantize(b), np.float64)
+    left, right = values_of(a), values_of(b)
     exact = np.einsum("...k,nk->...n", left, right)
     terms = np.einsum("...k,nk->...n", np.abs(left), np.abs(right))
     scaled = isinstance(a, jf.ScaledArray)
@@ -43,7 +58,7 @@ def check(a, b, dtype=jnp.float32):
 
 @pytest.mark.parametrize("quantizer", BLOCKS, ids=ident)
 def test_floats_times_every_format(reference_and_best, quantizer):
-    b = jf.quantize(normal(37, 300, seed=1), quantizer)
+    b = quantized(quantizer, 37, 300, seed=1)
     for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
         check(normal(5, 300, dtype=dtype), b)
     check(normal(1, 300), b, jnp.bfloat16)
@@ -53,7 +68,7 @@ def test_floats_times_every_format(reference_and_best, quantizer):
 @pytest.mark.parametrize("left", list(FORMATS.values()), ids=str)
 def test_every_pair_of_formats(backend, left):
     for right in FORMATS.values():
-        check(jf.quantize(normal(7, 160), left), jf.quantize(normal(19, 160, seed=1), right))
+        check(quantized(left, 7, 160), quantized(right, 19, 160, seed=1))
 
 
 @pytest.mark.parametrize("quantizer", BLOCKS, ids=ident)
@@ -63,8 +78,8 @@ def test_codes_in_every_block_shape(reference_and_best, quantizer):
         if quantizer.block_shape[0]
         else quantizer
     )
-    check(jf.quantize(normal(33, 400), rows), jf.quantize(normal(50, 400, seed=1), quantizer))
-    check(jf.quantize(normal(1, 400), rows), jf.quantize(normal(50, 400, seed=1), quantizer))
+    check(quantized(rows, 33, 400), quantized(quantizer, 50, 400, seed=1))
+    check(quantized(rows, 1, 400), quantized(quantizer, 50, 400, seed=1))
 
 
 SHAPES = list(itertools.product((1, 2, 8, 9, 33, 70), (1, 16, 17, 100), (16, 130, 512)))
@@ -76,9 +91,8 @@ def test_every_shape(reference_and_best, format, kind):
     """A third of all shapes for each format and kind of lhs; every shape for some."""
     start = (list(FORMATS).index(format.name) + len(kind)) % 3
     for m, n, k in SHAPES[start :: 3 if reference_and_best != "reference" else 12]:
-        x = normal(m, k)
-        x = jf.quantize(x, format) if kind == "codes" else x.astype(kind)
-        check(x, jf.quantize(normal(n, k, seed=1), format))
+        x = quantized(format, m, k) if kind == "codes" else normal(m, k).astype(kind)
+        check(x, quantized(format, n, k, seed=1))
 
 
 def test_exact_where_floats_are(backend):

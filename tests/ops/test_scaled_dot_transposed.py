@@ -33,7 +33,7 @@ def product(lhs, q, batch=0, dtype=jnp.float32, contracted_first=False, out_tran
         lhs, (q.data, q.scale, q.global_scale), q.format, q.block_shape, dtype,
         batch=batch, contracted_first=contracted_first, out_transposed=out_transposed,
     )  # fmt: skip
-    return jnp.moveaxis(y, batch if out_transposed else -1, -1)[..., : q.size]
+    return (jnp.moveaxis(y, batch, -1) if out_transposed else y)[..., : q.size]
 
 
 def check(y, lhs, w, equation, dtype=jnp.float32):
