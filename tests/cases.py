@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 import jaxfp4 as jf
@@ -27,6 +29,22 @@ def all_quantizers(rounding: str = "nearest") -> list[jf.Quantizer]:
 def ident(q: jf.Quantizer) -> str:
     block = "x".join("all" if n is None else str(n) for n in q.block_shape)
     return f"{q.format}-{block}-{q.scale_rule}-{q.arithmetic}"
+
+
+@functools.cache
+def quantized(quantizer, *shape: int, seed: int = 0, axis: int = -1) -> jf.ScaledArray:
+    """Random numbers as an operand, made once for all back ends, which make the same of them."""
+    x = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    with jf.use_backend("auto"):
+        return jf.quantize(x, quantizer, axis=axis)
+
+
+def values_of(operand) -> np.ndarray:
+    """What a factor of a product stands for, in float64."""
+    if isinstance(operand, jf.ScaledArray):
+        with jf.use_backend("auto"):
+            operand = jf.dequantize(operand)
+    return np.asarray(operand, np.float64)
 
 
 def hard_matrix(name: str, rng: np.random.Generator, rows: int = 40, columns: int = 256):

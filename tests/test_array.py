@@ -10,7 +10,8 @@ from jaxfp4.formats import FORMATS
 
 
 def normal(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+    """In NumPy, which cuts and turns without compiling anything."""
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 def test_repr_and_sizes():
@@ -54,7 +55,8 @@ def test_tree_round_trip(format):
 def test_leading_axes_are_indexed():
     x = normal(3, 5, 40)
     for format in FORMATS.values():
-        q, y = jf.quantize(x, format), jf.dequantize(jf.quantize(x, format))
+        q = jf.quantize(x, format)
+        y = np.asarray(jf.dequantize(q))
         for index in (0, -1, slice(1, 3), (2, 4), (slice(None), 1), (...,), jnp.array([2, 0])):
             np.testing.assert_array_equal(jf.dequantize(q[index]), y[index])
     stacked = jax.vmap(lambda x: jf.quantize(x, jf.nvfp4))(x)
@@ -76,8 +78,8 @@ def test_indexing_what_blocks_run_over_is_an_error():
 def test_free_transposes_only():
     x = normal(2, 6, 40)
     q = jf.quantize(x, jf.mxfp4)
-    y = jf.dequantize(q)
-    np.testing.assert_array_equal(jf.dequantize(q.mT), jnp.swapaxes(y, 1, 2))
+    y = np.asarray(jf.dequantize(q))
+    np.testing.assert_array_equal(jf.dequantize(q.mT), np.swapaxes(y, 1, 2))
     np.testing.assert_array_equal(jf.dequantize(q.transpose(0, 2, 1)), y.transpose(0, 2, 1))
     np.testing.assert_array_equal(jf.dequantize(q.transpose((2, 0, 1))), y.transpose(2, 0, 1))
     assert q.mT.axis == -2
@@ -105,7 +107,7 @@ def test_square_blocks_transpose_to_the_same_codes():
         for shape in ((n, 2 * n), (n + 5, 3 * n), (7, n + 1), (2, n + 3, n)):
             x = normal(*shape)
             turned = jf.transpose_blocks(jf.quantize(x, quantizer))
-            direct = jf.quantize(jnp.swapaxes(x, -1, -2), quantizer)
+            direct = jf.quantize(np.swapaxes(x, -1, -2), quantizer)
             for a, b in zip(jax.tree.leaves(turned), jax.tree.leaves(direct), strict=True):
                 np.testing.assert_array_equal(np.asarray(a, np.float32), np.asarray(b, np.float32))
     with pytest.raises(jf.ShapeError, match="square blocks"):

@@ -1,13 +1,12 @@
 """Products: against float64 within the derived bound, for every pair of formats and every shape."""
 
-import functools
 import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import all_quantizers, ident
+from cases import all_quantizers, ident, quantized, values_of
 
 import jaxfp4 as jf
 from jaxfp4.formats import FORMATS
@@ -18,21 +17,6 @@ BLOCKS = [q for q in DEFAULTS.values() if q.arithmetic == "te"]
 
 def normal(*shape, seed=0, dtype=jnp.float32):
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
-
-
-@functools.cache
-def quantized(quantizer, *shape, seed=0):
-    """Made once, for every back end's product (that they make the same is tested elsewhere)."""
-    with jf.use_backend("auto"):
-        return jf.quantize(normal(*shape, seed=seed), quantizer)
-
-
-def values_of(x):
-    """What an operand stands for, in float64."""
-    if isinstance(x, jf.ScaledArray):
-        with jf.use_backend("auto"):
-            x = jf.dequantize(x)
-    return np.asarray(x, np.float64)
 
 
 jitted = jax.jit(jf.scaled_dot, static_argnames="preferred_element_type")

@@ -5,7 +5,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import all_quantizers, ident
+from cases import all_quantizers, ident, quantized, values_of
 
 import jaxfp4 as jf
 
@@ -29,7 +29,7 @@ def normal(*shape, seed=0, dtype=jnp.float32):
 
 
 def experts(quantizer, groups=4, n=37, k=130, seed=1):
-    return jf.quantize(normal(groups, k, n, seed=seed), quantizer, axis=-2)
+    return quantized(quantizer, groups, k, n, seed=seed, axis=-2)
 
 
 def rows_of(quantizer):
@@ -40,8 +40,7 @@ def rows_of(quantizer):
 
 def expected(lhs, rhs, sizes, dtype=jnp.float32):
     """In float64, and the sum of the magnitudes of all terms."""
-    x = np.asarray(jf.dequantize(lhs) if isinstance(lhs, jf.ScaledArray) else lhs, np.float64)
-    w = np.asarray(jf.dequantize(rhs), np.float64)
+    x, w = values_of(lhs), values_of(rhs)
     w = w if rhs.axis == -2 else w.swapaxes(-1, -2)
     y, terms = np.zeros((len(x), w.shape[-1])), np.zeros((len(x), w.shape[-1]))
     start = 0
@@ -76,7 +75,7 @@ def test_floats_times_every_format(reference_and_best, quantizer):
 
 @pytest.mark.parametrize("quantizer", BLOCKS.values(), ids=ident)
 def test_codes_times_every_format(reference_and_best, quantizer):
-    lhs = jf.quantize(normal(12, 130), rows_of(quantizer))
+    lhs = quantized(rows_of(quantizer), 12, 130)
     for sizes in SIZES[:2]:
         check(lhs, experts(quantizer), sizes)
 
@@ -85,7 +84,7 @@ def test_codes_times_every_format(reference_and_best, quantizer):
 @pytest.mark.parametrize("format", [jf.nvfp4, jf.mxfp4, jf.fp8_e4m3], ids=str)
 def test_every_kind_of_groups(backend, format, sizes):
     check(normal(12, 130), experts(format), sizes)
-    check(jf.quantize(normal(12, 130), format), experts(format), sizes)
+    check(quantized(format, 12, 130), experts(format), sizes)
 
 
 def test_many_rows(reference_and_best):
