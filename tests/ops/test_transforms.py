@@ -45,10 +45,6 @@ def stack(values):
     return jax.tree.map(lambda *xs: np.stack(xs), *values)
 
 
-def item(batch, i):
-    return jax.tree.map(lambda x: np.asarray(x)[i], batch)
-
-
 # Each operation as a function of one float array [rows, 130], ragged in every block.
 def round_trip(q):
     return lambda x: jf.dequantize(jf.quantize(x, q))
@@ -115,7 +111,7 @@ def test_vmap_of_quantize_keeps_one_global_scale_each(either, quantizer):
     values = np.asarray(jf.dequantize(q))
     for i in range(4):
         one = jf.quantize(x[i], quantizer)
-        leaves_equal(item(q, i), one)
+        leaves_equal(q[i], one)
         leaves_equal(values[i], jf.dequantize(one))
 
 
@@ -127,7 +123,7 @@ def test_vmap_with_unbatched_operands(either, quantizer):
     stacked = jax.vmap(lambda w: jf.quantize(w, quantizer))(w)
     one = jf.quantize(w[0], quantizer)
     dot = jf.scaled_dot
-    each = [item(stacked, i) for i in range(5)]
+    each = [stacked[i] for i in range(5)]
     leaves_equal(jax.vmap(dot)(x, stacked), stack([dot(x[i], each[i]) for i in range(5)]))
     leaves_equal(jax.vmap(dot, (None, 0))(x[0], stacked), stack([dot(x[0], w) for w in each]))
     leaves_equal(jax.vmap(dot, (0, None))(x, one), stack([dot(x[i], one) for i in range(5)]))
