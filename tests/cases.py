@@ -7,6 +7,8 @@ import functools
 import numpy as np
 
 import jaxfp4 as jf
+from jaxfp4 import native
+from jaxfp4.dispatch import current_backend
 from jaxfp4.formats import FORMATS
 
 
@@ -31,19 +33,26 @@ def ident(q: jf.Quantizer) -> str:
     return f"{q.format}-{block}-{q.scale_rule}-{q.arithmetic}"
 
 
-@functools.cache
+def under_test() -> tuple:
+    """The back end in force and the CPU target it runs on."""
+    return current_backend(), native.features("cpu").get("active")
+
+
 def quantized(quantizer, *shape: int, seed: int = 0, axis: int = -1) -> jf.ScaledArray:
-    """Random numbers as an operand, made once for all back ends, which make the same of them."""
+    """Random numbers as an operand, made once by each back end."""
+    return _quantized(under_test(), quantizer, shape, seed, axis)
+
+
+@functools.cache
+def _quantized(_, quantizer, shape, seed, axis):
     x = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-    with jf.use_backend("auto"):
-        return jf.quantize(x, quantizer, axis=axis)
+    return jf.quantize(x, quantizer, axis=axis)
 
 
 def values_of(operand) -> np.ndarray:
     """What a factor of a product stands for, in float64."""
     if isinstance(operand, jf.ScaledArray):
-        with jf.use_backend("auto"):
-            operand = jf.dequantize(operand)
+        operand = jf.dequantize(operand)
     return np.asarray(operand, np.float64)
 
 
