@@ -28,7 +28,7 @@ struct Fp4Tile {
 };
 
 // Rows n..n+15 of batch entry b; rows beyond the last repeat it. They are read once, one tile after
-// another, or are part of a panel of so many rows.
+// another, or are part of a panel of so many rows, whose codes are prefetched (CodesAhead).
 class Fp4Rows {
  public:
   Fp4Rows(const ScaledDotProblem& p, int64_t b, int64_t n, int64_t panel = 0)
@@ -46,8 +46,12 @@ class Fp4Rows {
     for (int64_t i = 0; i < kLanes; ++i) {
       const int64_t r = Min64(n + i, p.cols - 1);
       codes_[i] = data + (r - n) * row_bytes_;
-      scales_[i] = scale + (x.format.block_rows == 1 ? r : r / x.format.block_rows) *
-                               x.scale_row_stride;
+      scales_[i] = scale + r * x.scale_row_stride;
+    }
+    if (x.format.block_rows == 1) return;
+    for (int64_t i = 0; i < kLanes; ++i) {  // apart: sixteen divisions
+      const int64_t r = Min64(n + i, p.cols - 1);
+      scales_[i] = scale + r / x.format.block_rows * x.scale_row_stride;
     }
   }
 
@@ -61,17 +65,13 @@ class Fp4Rows {
 
  private:
   // As much as a tile reads, some way ahead: of interleaved rows in the order of memory, of logical
-  // ones in each row (after its end, in the row sixteen below), or, while other rows pass over a
-  // panel, in sequence from the panel after it.
+  // ones in each row (after its end, in the row sixteen below). Of a panel only scales, of the next.
   JAXFP4_INLINE void Prefetch(int64_t k) const {
     constexpr int64_t kAhead = 8 * kTileDepth;
-    if (interleaved_) {
+    if (panel_ == 0 && interleaved_) {
       const uint8_t* codes = codes_[0] + (k + kAhead) * 8;
       for (int i = 0; i < kTileDepth * 8; i += 64) __builtin_prefetch(codes + i);
-    } else if (panel_ > 0) {
-      const uint8_t* codes = codes_[0] + panel_ * row_bytes_ + k * 8;
-      for (int i = 0; i < kTileDepth * 8; i += 64) __builtin_prefetch(codes + i, 0, 2);
-    } else {
+    } else if (panel_ == 0) {
       const int64_t at = (k + kAhead) / 2;
       const int64_t next = at < row_bytes_ ? at : at + 15 * row_bytes_;
       for (int i = 0; i < kLanes; ++i) __builtin_prefetch(codes_[i] + next);
@@ -88,6 +88,7 @@ class Fp4Rows {
       rows[i] = codes_[i] + k / 2;
       if (size < kTileDepth) {
         memcpy(tail_[i], rows[i], static_cast<size_t>(size / 2));
+        memset(tail_[i] + size / 2, 0, static_cast<size_t>((kTileDepth - size) / 2));
         rows[i] = tail_[i];
       }
     }
@@ -117,7 +118,7 @@ class Fp4Rows {
   const uint8_t* scales_[kLanes];
   alignas(64) uint32_t codes_tile_[kTileDepth / 8 * kLanes];
   alignas(64) uint8_t scale_tile_[kTileDepth / 16 * kLanes];
-  alignas(64) uint8_t tail_[kLanes][kTileDepth / 2] = {};
+  alignas(64) uint8_t tail_[kLanes][kTileDepth / 2];
 };
 
 // ---- floats

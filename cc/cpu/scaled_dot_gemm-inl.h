@@ -57,24 +57,48 @@ class Chunks {
   bool blocked_ = false;
 };
 
+// Codes of rhs that the next chunk of a panel is decoded from, prefetched while rows of lhs pass over
+// the chunk before, some with each tile. (Sooner fetched, they would have left the cache again.)
+class CodesAhead {
+ public:
+  // Depth [begin, end) of `count` rows from n on, of batch entry b, shared out over `tiles`.
+  CodesAhead(const ScaledDotProblem& p, int64_t b, int64_t n, int64_t count, int64_t begin,
+             int64_t end, int64_t tiles)
+      : rows_(p.rhs.transposed ? 0 : count), step_(CeilDiv(count, tiles)) {
+    const bool interleaved = p.rhs_layout == Layout::kInterleaved16;
+    const int64_t row_bytes = RowBytes(p.rhs, p.depth), start = RowBytes(p.rhs, begin);
+    chunk_bytes_ = RowBytes(p.rhs, end - begin);
+    row_bytes_ = interleaved ? chunk_bytes_ : row_bytes;
+    group_bytes_ = kLanes * row_bytes;
+    codes_ = RowData(p.rhs, b * p.cols + n, p.depth) + (interleaved ? kLanes * start : start);
+  }
+
+  // A tile's share.
+  JAXFP4_INLINE void Prefetch() {
+    const int64_t stop = Min64(row_ + step_, rows_);
+    for (; row_ < stop; ++row_) {
+      const uint8_t* from = codes_ + row_ / kLanes * group_bytes_ + row_ % kLanes * row_bytes_;
+      for (int64_t i = 0; i < chunk_bytes_; i += 64) __builtin_prefetch(from + i);
+    }
+  }
+
+ private:
+  int64_t rows_, step_, row_ = 0;
+  int64_t chunk_bytes_, group_bytes_, row_bytes_;
+  const uint8_t* codes_;
+};
+
 // ---- results
 
 // Writes the first `count` lanes, or all, from element `at` of the output on.
-template <Dtype kDtype>
+template <class Memory>
 JAXFP4_INLINE void StoreOutputs(const ScaledDotProblem& p, int64_t at, int64_t count, F y) {
-  using Type = typename Memory<kDtype>::Type;
+  using Type = typename Memory::Type;
   Type* out = static_cast<Type*>(p.out) + at;
-  if (count >= kLanes) return Memory<kDtype>::Store(y, out);
+  if (count >= kLanes) return Memory::Store(y, out);
   Type some[kLanes];
-  Memory<kDtype>::Store(y, some);
+  Memory::Store(y, some);
   memcpy(out, some, static_cast<size_t>(count) * sizeof(Type));
-}
-JAXFP4_INLINE void StoreOutputs(const ScaledDotProblem& p, int64_t at, int64_t count, F y) {
-  switch (p.out_dtype) {
-    case Dtype::kF32: return StoreOutputs<Dtype::kF32>(p, at, count, y);
-    case Dtype::kBF16: return StoreOutputs<Dtype::kBF16>(p, at, count, y);
-    case Dtype::kF16: return StoreOutputs<Dtype::kF16>(p, at, count, y);
-  }
 }
 
 // The scales that multiply finished sums of a row of lhs, and of 16 rows of rhs.
@@ -102,12 +126,11 @@ struct FinalScale {
   JAXFP4_INLINE F Apply(RowFactors lhs, F sum) const {
     return sum * F(unit) * F(lhs.scale) * rhs * F(lhs.global * global);
   }
-  JAXFP4_INLINE void Store(const ScaledDotProblem& p, int64_t row, int64_t n, F sum,
-                           RowFactors lhs) const {
-    StoreOutputs(p, row * p.out_stride + n, p.cols - n, Apply(lhs, sum));
-  }
   JAXFP4_INLINE void Store(const ScaledDotProblem& p, int64_t row, int64_t n, F sum) const {
-    Store(p, row, n, sum, RowFactors(p, row));
+    const F y = Apply(RowFactors(p, row), sum);
+    WithDtype(p.out_dtype, [&](auto memory) {
+      StoreOutputs<decltype(memory)>(p, row * p.out_stride + n, p.cols - n, y);
+    });
   }
   // Of `count` rows of one batch entry, at most 16, to a transposed output. Sums of the next row
   // are `stride` further.
@@ -124,7 +147,10 @@ struct FinalScale {
     const int64_t entry = row / p.rows;
     for (int64_t j = 0; j < Min64(kLanes, p.cols - n); ++j) {
       const int64_t at = (entry * p.cols + n + j) * p.rows + row % p.rows;
-      StoreOutputs(p, at, count, LoadF32(columns + j * kLanes));
+      const F y = LoadF32(columns + j * kLanes);
+      WithDtype(p.out_dtype, [&](auto memory) {
+        StoreOutputs<decltype(memory)>(p, at, count, y);
+      });
     }
   }
 };
@@ -170,9 +196,11 @@ class Gemm {
   static constexpr int64_t kManyWindows = 4;  // for each thread, so that all have as much to do
 
   void RunWindows(int64_t begin, int64_t end) {
-    const Scratch scratch(entries_ * rows_ * row_bytes_, p_);
+    const int64_t bytes = entries_ * rows_ * row_bytes_;
+    const Scratch scratch(bytes + entries_ * rows_ * int64_t{sizeof(RowFactors)}, p_);
     if (!scratch.ok()) return;
     lhs_ = scratch.As<uint8_t>();
+    factors_ = reinterpret_cast<RowFactors*>(lhs_ + bytes);
     const int64_t down = CeilDiv(p_.rows, rows_);
     for (int64_t i = begin; i < end; ++i) {
       const int64_t b = i / down * entries_, m = i % down * rows_;
@@ -190,6 +218,9 @@ class Gemm {
     parallel_.For(n, Grain(together * p_.depth), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t entry = i / items, r = i % items * together;
+        for (int64_t j = r; j < Min64(r + together, window_.rows()); ++j) {
+          factors_[entry * window_.rows() + j] = RowFactors(p_, Row(entry, j));
+        }
         if constexpr (Scheme::kTakesFloats) {
           if (p_.lhs.transposed) {
             PackLhsColumns(entry, r, Min64(r + kLanes, window_.rows()));
@@ -201,8 +232,13 @@ class Gemm {
     });
   }
 
+  // Of the operand, counted through its batch.
+  int64_t Row(int64_t entry, int64_t r) const {
+    return (window_.batch_begin + entry) * p_.rows + window_.row_begin + r;
+  }
+
   void PackLhsRow(int64_t entry, int64_t r) const {
-    const int64_t row = (window_.batch_begin + entry) * p_.rows + window_.row_begin + r;
+    const int64_t row = Row(entry, r);
     int64_t chunk = 0;
     for (int64_t k = 0; k < p_.depth; ++chunk) {
       const int64_t end = chunks_.End(k);
@@ -213,7 +249,7 @@ class Gemm {
 
   // Rows [r, r_end) of a lhs that has them as columns.
   void PackLhsColumns(int64_t entry, int64_t r, int64_t r_end) const {
-    const int64_t row = (window_.batch_begin + entry) * p_.rows + window_.row_begin + r;
+    const int64_t row = Row(entry, r);
     int64_t chunk = 0;
     for (int64_t k = 0; k < p_.depth; ++chunk) {
       const int64_t end = chunks_.End(k);
@@ -270,19 +306,27 @@ class Gemm {
       const int64_t end = chunks_.End(k);
       for (int j = 0; j < vectors; ++j) scheme_.PackVector(p_, b, n + j * kLanes, k, end, panel, j);
       if (chunks_.blocked()) RhsScales(b, n, k, rhs_scale);
+      const int64_t next = end % p_.depth;  // of this panel, or the first of the one after it
+      CodesAhead ahead(p_, b, next == 0 ? n + kWidth : n, kWidth, next, chunks_.End(next),
+                       CeilDiv(row_end - row_begin, Scheme::kRows));
+      const bool stores = end == p_.depth && !p_.out_transposed;
       for (int64_t r = row_begin; r < row_end;) {
+        ahead.Prefetch();
         float* to = sums + (r - row_begin) * kWidth;
-        const int64_t row = b * p_.rows + window_.row_begin + r;
+        const int64_t row = Row(entry, r);
+        if (stores) PrefetchOutputs(row, n);
         const int rows =
             AddChunk(row_end - r, vectors, {Lhs(entry, chunk, r), panel, to, rhs_scale, row, k, end});
-        if (end == p_.depth && !p_.out_transposed) StoreRows(row, rows, n, vectors, scales, to);
+        if (stores) {
+          StoreRows(row, rows, n, vectors, factors_ + entry * window_.rows() + r, scales, to);
+        }
         r += rows;
       }
       k = end;
     }
     if (!p_.out_transposed) return;
     for (int64_t r = row_begin; r < row_end; r += kLanes) {
-      const int64_t row = b * p_.rows + window_.row_begin + r;
+      const int64_t row = Row(entry, r);
       for (int j = 0; j < vectors; ++j) {
         scales[j].StoreColumns(p_, row, Min64(kLanes, row_end - r), n + j * kLanes,
                                sums + (r - row_begin) * kWidth + j * kLanes, kWidth);
@@ -290,21 +334,40 @@ class Gemm {
     }
   }
 
-  // Right after the sums of these rows, so that stores to far lines do not come all at once.
-  void StoreRows(int64_t row, int rows, int64_t n, int vectors, const FinalScale* scales,
-                 const float* sums) const {
-    for (int r = 0; r < rows; ++r, sums += kWidth) {
-      const RowFactors factors(p_, row + r);
-      for (int j = 0; j < vectors; ++j) {
-        scales[j].Store(p_, row + r, n + j * kLanes, LoadF32(sums + j * kLanes), factors);
-      }
+  // Of the tile at hand, while it is multiplied.
+  JAXFP4_INLINE void PrefetchOutputs(int64_t row, int64_t n) const {
+    const int64_t size = p_.out_dtype == Dtype::kF32 ? 4 : 2;
+    const char* out = static_cast<const char*>(p_.out) + (row * p_.out_stride + n) * size;
+    for (int r = 0; r < Scheme::kRows; ++r, out += p_.out_stride * size) {
+      for (int64_t i = 0; i < kWidth * size; i += 64) __builtin_prefetch(out + i, 1);
     }
+  }
+
+  // Right after the sums of these rows, so that stores to far lines do not come all at once.
+  void StoreRows(int64_t row, int rows, int64_t n, int vectors, const RowFactors* factors,
+                 const FinalScale* scales, const float* sums) const {
+    WithDtype(p_.out_dtype, [&](auto memory) {
+      for (int r = 0; r < rows; ++r, sums += kWidth) {
+        const int64_t at = (row + r) * p_.out_stride + n;
+        for (int j = 0; j < vectors; ++j) {
+          const F y = scales[j].Apply(factors[r], LoadF32(sums + j * kLanes));
+          StoreOutputs<decltype(memory)>(p_, at + j * kLanes, p_.cols - n - j * kLanes, y);
+        }
+      }
+    });
   }
 
   void RhsScales(int64_t b, int64_t n, int64_t k, float* scales) const {
     for (int64_t i = 0; i < kWidth; ++i) {
       const int64_t row = b * p_.cols + Min64(n + i, p_.cols - 1);
       scales[i] = HasOuterBlocks(p_.rhs) ? OuterScale(p_.rhs, row, k) : 1.0f;
+    }
+  }
+
+  template <int R>
+  void LhsScales(int64_t row, int64_t k, float* scales) const {
+    for (int r = 0; r < R; ++r) {
+      scales[r] = HasOuterBlocks(p_.lhs) ? OuterScale(p_.lhs, row + r, k) : 1.0f;
     }
   }
 
@@ -318,6 +381,15 @@ class Gemm {
 
   static constexpr int Fewer(int rows) { return rows == 6 ? 4 : rows / 2; }
 
+  template <int R, int V, class Body>
+  static JAXFP4_INLINE void EachSum(const Body& body) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 3
+      for (int j = 0; j < V; ++j) body(r, j);
+    }
+  }
+
   // Of the first kRows of `rows` rows, or fewer; returns how many.
   template <int R = Scheme::kRows, int V = Scheme::kVectors>
   int AddChunk(int64_t rows, int vectors, const Tile& t) const {
@@ -330,15 +402,21 @@ class Gemm {
     F sum[R][V];
     for (int64_t i = 0; i < R * kWidth; i += kLanes) __builtin_prefetch(t.sums + i);
     Scheme::template Dot<R>(t.lhs, t.panel, t.end - t.begin, sum);
-    for (int r = 0; r < R; ++r) {
-      const float lhs_scale =
-          HasOuterBlocks(p_.lhs) ? OuterScale(p_.lhs, t.row + r, t.begin) : 1.0f;
-      for (int j = 0; j < V; ++j) {
+    // All loops over sums are unrolled, or they would go through memory.
+    if (chunks_.blocked()) {
+      float lhs_scale[R];
+      LhsScales<R>(t.row, t.begin, lhs_scale);
+      EachSum<R, V>([&](int r, int j) {
+        sum[r][j] = sum[r][j] * F(lhs_scale[r]) * LoadF32(t.rhs_scale + j * kLanes);
+      });
+    }
+    if (t.begin == 0) {
+      EachSum<R, V>([&](int r, int j) { StoreF32(sum[r][j], t.sums + r * kWidth + j * kLanes); });
+    } else {
+      EachSum<R, V>([&](int r, int j) {
         float* to = t.sums + r * kWidth + j * kLanes;
-        F total = sum[r][j];
-        if (chunks_.blocked()) total = total * F(lhs_scale) * LoadF32(t.rhs_scale + j * kLanes);
-        StoreF32(t.begin == 0 ? total : LoadF32(to) + total, to);
-      }
+        StoreF32(LoadF32(to) + sum[r][j], to);
+      });
     }
     return R;
   }
@@ -349,7 +427,8 @@ class Gemm {
   const Chunks chunks_;
   const int64_t row_bytes_;
   int64_t rows_, entries_;  // of a window, at most
-  uint8_t* lhs_ = nullptr;
+  uint8_t* lhs_ = nullptr;           // decoded,
+  RowFactors* factors_ = nullptr;    // and what its rows' sums are multiplied by
   Window window_{};
 };
 
@@ -428,7 +507,6 @@ void PackAny(const ScaledDotProblem& p, int64_t b, int64_t n, int64_t begin, int
   const int64_t size = RoundUp(end - begin, 2 * kLanes);
   for (int i = 0; i < kLanes; ++i) {
     const int64_t at = b * p.cols + Min64(n + i, p.cols - 1);
-    PrefetchRow(p.rhs, at, p.depth, end, 2 * end - begin);
     DecodeRow(p.rhs, at, p.depth, begin, end, row);
     Math::Pack(row, size, words + i * kWords);
   }
@@ -489,7 +567,9 @@ struct FloatScheme {
                                 F (&sum)[R][V]) {
     const uint32_t* a = reinterpret_cast<const uint32_t*>(lhs);
     const uint32_t* b = reinterpret_cast<const uint32_t*>(panel);
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 3
       for (int j = 0; j < V; ++j) sum[r][j] = Zero();
     }
     const int64_t words = CeilDiv(size, Math::kPerWord);
