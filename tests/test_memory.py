@@ -1,5 +1,8 @@
 """What a compiled program holds in memory: packed weights stay packed."""
 
+import mmap
+import resource
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,3 +39,34 @@ def test_quantizing_activations_makes_no_second_float_copy():
     f = jax.jit(lambda x, q: jf.scaled_dot(jf.quantize(x, jf.nvfp4), q))
     memory = f.lower(x, q).compile().memory_analysis()
     assert memory.temp_size_in_bytes < x.nbytes // 4
+
+
+LARGE = 64 << 20
+
+
+def page_faults(write) -> int:
+    """Of this process, while ``write`` runs."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    write()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def system_gives_huge_pages() -> bool:
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return False
+    with mmap.mmap(-1, LARGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        memory.madvise(mmap.MADV_HUGEPAGE)
+        zeros = bytes(1 << 20)
+        faults = page_faults(lambda: [memory.write(zeros) for _ in range(LARGE >> 20)])
+    return faults < LARGE // mmap.PAGESIZE // 4
+
+
+@needs_kernels
+@pytest.mark.skipif(not system_gives_huge_pages(), reason="the system gives no huge pages")
+def test_large_results_are_written_to_huge_pages():
+    """More than malloc ever keeps for reuse, so that it is new memory."""
+    q = jf.quantize(jnp.ones((1024, LARGE // 4 // 1024)), jf.nvfp4)
+    decode = jax.jit(jf.dequantize)
+    decode(q).block_until_ready().delete()
+    faults = page_faults(lambda: decode(q).block_until_ready())
+    assert faults < LARGE // mmap.PAGESIZE // 4

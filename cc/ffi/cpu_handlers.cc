@@ -4,6 +4,7 @@
 #include <initializer_list>
 #include <string>
 
+#include "cc/cpu/pages.h"
 #include "cc/cpu/run.h"
 #include "cc/cpu/targets.h"
 #include "cc/ffi/operations.h"
@@ -16,6 +17,15 @@ struct Cpu {
   using Context = ffi::ThreadPool;
   using ContextBinding = ffi::ThreadPool;
   static constexpr std::initializer_list<ffi::Traits> kTraits = {};
+
+  // A large result is new memory more often than not, whose pages the system makes, zeroed, one by
+  // one as they are first written: that can take longer than the operation does.
+  static void WillWrite(const XLA_FFI_Rets& results) {
+    for (int64_t i = 0; i < results.size; ++i) {
+      const ffi::AnyBuffer buffer(static_cast<XLA_FFI_Buffer*>(results.rets[i]));
+      PreferHugePages(buffer.untyped_data(), buffer.size_bytes());
+    }
+  }
 
   static ffi::Error QuantizeBlocks(const QuantizeProblem& problem, Context pool) {
     return Run(RunQuantizeBlocks, problem, pool);

@@ -17,6 +17,8 @@ struct Cuda {
   static constexpr std::initializer_list<ffi::Traits> kTraits = {
       ffi::Traits::kCmdBufferCompatible};
 
+  static void WillWrite(const XLA_FFI_Rets&) {}
+
   static ffi::Error QuantizeBlocks(const QuantizeProblem& problem, Context stream) {
     return ErrorOf("jaxfp4_quantize_blocks", cuda::QuantizeBlocks(problem, stream));
   }

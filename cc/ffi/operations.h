@@ -249,6 +249,7 @@ XLA_FFI_Error* Handle(XLA_FFI_CallFrame* frame) {
       Operation::Bind(ffi::Ffi::Bind().Ctx<typename Platform::ContextBinding>())
           .To(&Operation::template Call<Platform>, Platform::kTraits)
           .release();
+  Platform::WillWrite(frame->rets);
   return handler->Call(frame);
 }
 
