@@ -19,6 +19,13 @@ def pytest_addoption(parser):
     parser.addoption("--fuzz", type=int, default=8, help="random cases for each fuzz seed")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """What a file had compiled is of no use to the next, and adds up to gigabytes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
