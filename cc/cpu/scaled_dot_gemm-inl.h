@@ -135,12 +135,12 @@ struct FinalScale {
   // Of `count` rows of one batch entry, at most 16, to a transposed output. Sums of the next row
   // are `stride` further.
   void StoreColumns(const ScaledDotProblem& p, int64_t row, int64_t count, int64_t n,
-                    const float* sums, int64_t stride) const {
+                    const RowFactors* factors, const float* sums, int64_t stride) const {
     alignas(64) float tile[kLanes * kLanes] = {}, columns[kLanes * kLanes];
     const void* rows[kLanes];
     for (int i = 0; i < kLanes; ++i) rows[i] = tile + i * kLanes;
     for (int64_t i = 0; i < count; ++i) {
-      StoreF32(Apply(RowFactors(p, row + i), LoadF32(sums + i * stride)), tile + i * kLanes);
+      StoreF32(Apply(factors[i], LoadF32(sums + i * stride)), tile + i * kLanes);
     }
     TransposeWords(rows, reinterpret_cast<uint32_t*>(columns),
                    [](int j) { return j * kLanes; });
@@ -219,7 +219,7 @@ class Gemm {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t entry = i / items, r = i % items * together;
         for (int64_t j = r; j < Min64(r + together, window_.rows()); ++j) {
-          factors_[entry * window_.rows() + j] = RowFactors(p_, Row(entry, j));
+          *Factors(entry, j) = RowFactors(p_, Row(entry, j));
         }
         if constexpr (Scheme::kTakesFloats) {
           if (p_.lhs.transposed) {
@@ -263,6 +263,10 @@ class Gemm {
   uint8_t* Lhs(int64_t entry, int64_t chunk, int64_t r) const {
     const int64_t rows = window_.rows();
     return lhs_ + entry * rows * row_bytes_ + (chunk * rows + r) * Scheme::kRowBytes;
+  }
+
+  RowFactors* Factors(int64_t entry, int64_t r) const {
+    return factors_ + entry * window_.rows() + r;
   }
 
   // An item is a slice of the rows of one batch entry by kWidth columns.
@@ -317,19 +321,18 @@ class Gemm {
         if (stores) PrefetchOutputs(row, n);
         const int rows =
             AddChunk(row_end - r, vectors, {Lhs(entry, chunk, r), panel, to, rhs_scale, row, k, end});
-        if (stores) {
-          StoreRows(row, rows, n, vectors, factors_ + entry * window_.rows() + r, scales, to);
-        }
+        if (stores) StoreRows(row, rows, n, vectors, Factors(entry, r), scales, to);
         r += rows;
       }
       k = end;
     }
     if (!p_.out_transposed) return;
     for (int64_t r = row_begin; r < row_end; r += kLanes) {
-      const int64_t row = Row(entry, r);
+      const int64_t row = Row(entry, r), count = Min64(kLanes, row_end - r);
+      const float* from = sums + (r - row_begin) * kWidth;
       for (int j = 0; j < vectors; ++j) {
-        scales[j].StoreColumns(p_, row, Min64(kLanes, row_end - r), n + j * kLanes,
-                               sums + (r - row_begin) * kWidth + j * kLanes, kWidth);
+        scales[j].StoreColumns(p_, row, count, n + j * kLanes, Factors(entry, r),
+                               from + j * kLanes, kWidth);
       }
     }
   }
@@ -427,8 +430,8 @@ class Gemm {
   const Chunks chunks_;
   const int64_t row_bytes_;
   int64_t rows_, entries_;  // of a window, at most
-  uint8_t* lhs_ = nullptr;           // decoded,
-  RowFactors* factors_ = nullptr;    // and what its rows' sums are multiplied by
+  uint8_t* lhs_ = nullptr;         // a window of it, decoded
+  RowFactors* factors_ = nullptr;  // of its rows
   Window window_{};
 };
 

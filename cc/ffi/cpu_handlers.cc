@@ -22,6 +22,7 @@ struct Cpu {
   // one as they are first written: that can take longer than the operation does.
   static void WillWrite(const XLA_FFI_Rets& results) {
     for (int64_t i = 0; i < results.size; ++i) {
+      if (results.types[i] != XLA_FFI_RetType_BUFFER) continue;
       const ffi::AnyBuffer buffer(static_cast<XLA_FFI_Buffer*>(results.rets[i]));
       PreferHugePages(buffer.untyped_data(), buffer.size_bytes());
     }
