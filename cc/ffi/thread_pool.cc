@@ -1,13 +1,33 @@
 #include "cc/ffi/thread_pool.h"
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
 #include <utility>
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 namespace jaxfp4 {
 namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Waking a thread takes some 20 microseconds, after which helpers have fallen asleep as well and must
+// be woken for the next operation. So the caller stays awake for the last chunks; not for long, for a
+// helper may have lost its processor.
+constexpr std::chrono::microseconds kAwake{100};
+
+void Pause() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("isb");  // `yield` does nothing on most of these CPUs
+#endif
+}
 
 // Shared by the caller and its helpers. A helper may start after everything is done, when `context`
 // is gone: it then finds no chunk left and touches nothing else.
@@ -32,11 +52,14 @@ struct Job {
     }
   }
 
+  bool Finished() const { return done.load(std::memory_order_acquire) == chunks; }
+
   // Only chunks that some thread has already begun are waited for, so this cannot deadlock even if
   // no helper ever runs.
   void Wait() {
+    for (const auto end = Clock::now() + kAwake; !Finished() && Clock::now() < end;) Pause();
     std::unique_lock<std::mutex> lock(mutex);
-    finished.wait(lock, [this] { return done.load(std::memory_order_acquire) == chunks; });
+    finished.wait(lock, [this] { return Finished(); });
   }
 };
 
