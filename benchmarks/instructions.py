@@ -3,8 +3,8 @@
     python benchmarks/instructions.py BUILD        a build with -DJAXFP4_BUILD_BENCH=ON
 
 Counted by valgrind (which knows no AVX-512) or, for an aarch64 build, by qemu, so that an idle
-machine is not needed, nor one of the kind. The first target is the base of the ratios: other cells
-are how many times fewer instructions a target executes.
+machine is not needed, nor one of the kind. The base of the ratios is plain code without vectors:
+other cells are how many times fewer instructions a target executes.
 """
 
 import argparse

@@ -26,7 +26,7 @@ function(jaxfp4_add_target name)  # jaxfp4_add_target(avx2 -mavx2 ...)
   target_compile_definitions(jaxfp4_cpu PRIVATE JAXFP4_HAVE_${upper})
 endfunction()
 
-jaxfp4_add_target(scalar ${JAXFP4_SCALAR_FLAGS})  # none, but for experiments
+jaxfp4_add_target(scalar)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   jaxfp4_add_target(avx2 ${JAXFP4_AVX2_FLAGS})
   jaxfp4_add_target(avx512 ${JAXFP4_AVX512_FLAGS})

@@ -1,6 +1,8 @@
 // Each operation on small operands, for instructions to be counted (benchmarks/instructions.py).
 //   instructions_bench                        lists targets and operations, one a line
 //   instructions_bench TARGET OPERATION N     runs it N times, on one thread
+// The first target, one_lane, is none of the library's: it is plain code without vectors. Listing
+// compares its results with the library's.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -8,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "cc/bench/one_lane.h"
 #include "cc/cpu/run.h"
 #include "cc/cpu/scaled_dot.h"
 #include "cc/cpu/targets.h"
@@ -17,6 +20,7 @@ namespace {
 
 constexpr int64_t kRows = 16, kCols = 4096;          // of elementwise operations
 constexpr int64_t kOutputs = 128, kDepth = 1024;     // N and K of products
+constexpr float kOne = 1.0f;                         // the global scale of floats
 constexpr BlockFormat kNvfp4 = {Element::kE2M1, ScaleType::kE4M3, 1, 16};
 constexpr BlockFormat kMxfp4 = {Element::kE2M1, ScaleType::kE8M0, 1, 32};
 constexpr BlockFormat kMxfp8 = {Element::kE4M3, ScaleType::kE8M0, 1, 32};
@@ -32,7 +36,21 @@ struct Operation {
   Rounding rounding;
 };
 
-// Operands of everything: normal floats, random codes, and scales of 1 or nearby.
+bool by_one_lane = false;
+
+// Runs plain(problem) or kernel(problem, one thread).
+template <class Problem, class Plain, class Kernel>
+void Call(const Problem& problem, Plain plain, Kernel kernel) {
+  Serial serial;
+  if (by_one_lane) {
+    const ScopedFlushToZero flush;
+    plain(problem);
+  } else {
+    kernel(problem, serial);
+  }
+}
+
+// Operands of everything: normal floats, random codes, and scales of 2^7 or 2^-15.
 struct Memory {
   std::vector<float> x, out, global = {500.0f, 1.0f / 500.0f};
   std::vector<uint16_t> half;
@@ -40,7 +58,7 @@ struct Memory {
   std::vector<uint32_t> seeds, columns = {0};
   std::vector<int64_t> offsets = {0};
 
-  Memory() : x(kRows * kCols), out(x.size()), codes(x.size() * 2), scales(x.size(), 0x38),
+  Memory() : x(kRows * kCols), out(x.size()), codes(x.size() * 2), scales(x.size(), 0x70),
              seeds(2 * kRows, 17) {
     std::mt19937 random(1);
     std::normal_distribution<float> normal;
@@ -51,9 +69,8 @@ struct Memory {
       half.push_back(static_cast<uint16_t>(bits >> 16));
     }
     for (uint8_t& code : codes) code = static_cast<uint8_t>(random() % 0x78);
-    const float one = 1.0f;
     for (int64_t i = 0; i < kOutputs; ++i) {
-      const auto* bytes = reinterpret_cast<const uint8_t*>(&one);
+      const auto* bytes = reinterpret_cast<const uint8_t*>(&kOne);
       floats.insert(floats.end(), bytes, bytes + 4);
     }
   }
@@ -85,18 +102,15 @@ QuantizeProblem Quantization(const Operation& op) {
 }
 
 void Quantize(const Operation& op) {
-  Serial serial;
-  RunQuantizeBlocks(Quantization(op), serial);
+  Call(Quantization(op), one_lane::QuantizeBlocks, RunQuantizeBlocks);
 }
 
 void Fake(const Operation& op) {
-  Serial serial;
-  RunFakeQuantize(Quantization(op), serial);
+  Call(Quantization(op), one_lane::FakeQuantize, RunFakeQuantize);
 }
 
 void Dequantize(const Operation& op) {
   Memory& m = memory();
-  Serial serial;
   DequantizeProblem p = {};
   p.format = op.format;
   p.batch = 1;
@@ -107,21 +121,21 @@ void Dequantize(const Operation& op) {
   p.scale_batch_offset = m.offsets.data();
   p.scale_cols = p.scale_row_stride = kCols / op.format.block_cols;
   p.global_count = 1;
-  p.global_scale = m.global.data();
+  p.global_scale = op.format.scale_type == ScaleType::kE8M0 ? &kOne : m.global.data();
   p.out = m.out.data();
-  RunDequantizeBlocks(p, serial);
+  Call(p, one_lane::DequantizeBlocks, RunDequantizeBlocks);
 }
 
 void Amax(const Operation&) {
-  Serial serial;
-  RunAmax({Dtype::kF32, 1, kRows * kCols, memory().x.data(), memory().out.data()}, serial);
+  const AmaxProblem p = {Dtype::kF32, 1, kRows * kCols, memory().x.data(), memory().out.data()};
+  Call(p, one_lane::Amax, RunAmax);
 }
 
 void Hadamard(const Operation& op) {
   static const std::vector<float> signs(1024, -1.0f);
-  Serial serial;
-  RunHadamard({Dtype::kF32, kRows * kCols, op.m, false, memory().x.data(), signs.data(),
-               memory().out.data()}, serial);
+  const HadamardProblem p = {Dtype::kF32,         kRows * kCols, op.m, false,
+                             memory().x.data(), signs.data(),  memory().out.data()};
+  Call(p, one_lane::Hadamard, RunHadamard);
 }
 
 DotOperand Codes(const BlockFormat& format, int64_t rows) {
@@ -141,7 +155,6 @@ DotOperand Codes(const BlockFormat& format, int64_t rows) {
 
 void Dot(const Operation& op) {
   Memory& m = memory();
-  Serial serial;
   bool out_of_memory = false;
   ScaledDotProblem p = {};
   p.batch = 1;
@@ -153,10 +166,11 @@ void Dot(const Operation& op) {
     p.lhs.coded = false;
     p.lhs.dtype = op.lhs == 0 ? Dtype::kF32 : Dtype::kBF16;
     p.lhs.data = op.lhs == 0 ? static_cast<const void*>(m.x.data()) : m.half.data();
+    p.lhs.global_scale = &kOne;
   }
   p.out = m.out.data();
   p.out_of_memory = &out_of_memory;
-  ActiveKernels().scaled_dot(p, serial);
+  Call(p, one_lane::ScaledDot, ActiveKernels().scaled_dot);
 }
 
 constexpr auto kNearest = ScaleRule::kNearest, kUp = ScaleRule::kUp, kFloor = ScaleRule::kFloor;
@@ -189,10 +203,37 @@ const Operation kOperations[] = {
 };
 
 void List() {
-  std::printf("targets\n");
+  std::printf("targets\none_lane\n");
   for (const Kernels* kernels : SupportedTargets()) std::printf("%s\n", kernels->name);
   std::printf("operations\n");
   for (const Operation& op : kOperations) std::printf("%s\n", op.name);
+}
+
+// What an operation leaves behind, by plain code or by the kernels in use.
+Memory ResultsOf(const Operation& op, bool plain) {
+  by_one_lane = plain;
+  op.run(op);
+  return memory();
+}
+
+// The same bytes, and floats but for the order of a product's sums.
+bool Agrees(const Operation& op) {
+  const Memory a = ResultsOf(op, true), b = ResultsOf(op, false);
+  float largest = 0.0f, difference = 0.0f;
+  for (size_t i = 0; i < a.out.size(); ++i) {
+    largest = std::fmax(largest, std::fabs(a.out[i]));
+    difference = std::fmax(difference, std::fabs(a.out[i] - b.out[i]));
+  }
+  return a.codes == b.codes && a.scales == b.scales && difference <= 1e-5f * largest;
+}
+
+int Check() {
+  for (const Operation& op : kOperations) {
+    if (Agrees(op)) continue;
+    std::fprintf(stderr, "%s: one_lane and the library disagree\n", op.name);
+    return 1;
+  }
+  return 0;
 }
 
 int Run(const std::string& name, int64_t times) {
@@ -210,8 +251,9 @@ int Run(const std::string& name, int64_t times) {
 int main(int argc, char** argv) {
   if (argc < 4) {
     jaxfp4::List();
-    return 0;
+    return jaxfp4::Check();
   }
-  if (!jaxfp4::ForceTarget(argv[1])) return 1;
+  jaxfp4::by_one_lane = std::string(argv[1]) == "one_lane";
+  if (!jaxfp4::by_one_lane && !jaxfp4::ForceTarget(argv[1])) return 1;
   return jaxfp4::Run(argv[2], std::atoll(argv[3]));
 }
