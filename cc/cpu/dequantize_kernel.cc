@@ -49,17 +49,6 @@ void BlockFactors(ScaleType type, const void* scale, int64_t blocks, float g, Fa
   }
 }
 
-// Repeats the factors of a block for each of its `width` vectors, from the last to the first.
-void Spread(int64_t blocks, int64_t width, Factors* f) {
-  for (int64_t block = blocks - 1; block >= 0; --block) {
-    const float decode = f->decode[block], decode2 = f->decode2[block];
-    for (int64_t i = block * width; i < (block + 1) * width; ++i) {
-      f->decode[i] = decode;
-      f->decode2[i] = decode2;
-    }
-  }
-}
-
 template <class E, class Mem>
 JAXFP4_INLINE void DecodeVector(const uint8_t* data, const Factors& f, int64_t i,
                                 typename Mem::Type* out) {
@@ -71,17 +60,16 @@ template <class E, class Mem>
 void DecodeSpan(const uint8_t* data, const Factors& f, int64_t cols, void* out) {
   constexpr int kBytes = kLanes * E::kBits / 8;
   auto* p = static_cast<typename Mem::Type*>(out);
-  int64_t i = 0;
-  for (; (i + 1) * kLanes <= cols; ++i) {
+  const int64_t vectors = cols / kLanes, left = cols % kLanes;
+  for (int64_t i = 0; i < vectors; ++i) {
     DecodeVector<E, Mem>(data + i * kBytes, f, i, p + i * kLanes);
   }
-  const int64_t left = cols - i * kLanes;
   if (left > 0) {
     uint8_t codes[kBytes] = {};
     typename Mem::Type values[kLanes];
-    memcpy(codes, data + i * kBytes, static_cast<size_t>(left * E::kBits / 8));
-    DecodeVector<E, Mem>(codes, f, i, values);
-    memcpy(p + i * kLanes, values, static_cast<size_t>(left) * sizeof(*p));
+    memcpy(codes, data + vectors * kBytes, static_cast<size_t>(left * E::kBits / 8));
+    DecodeVector<E, Mem>(codes, f, vectors, values);
+    memcpy(p + vectors * kLanes, values, static_cast<size_t>(left) * sizeof(*p));
   }
 }
 
@@ -122,12 +110,15 @@ void DequantizeItem(const DequantizePlan& plan, SpanKernel decode, int64_t item)
   // A shared scale is that of one block as wide as the panel.
   const int64_t blocks = shared ? 1 : cols / p.format.block_cols;
   const int64_t width = shared ? (cols + kLanes - 1) / kLanes : p.format.block_cols / kLanes;
-  Factors factors;
+  Factors factors, repeated;
   BlockFactors(p.format.scale_type, static_cast<const uint8_t*>(p.scale) + scale * scale_bytes,
                blocks, p.global_scale[row / plan.rows_per_global], &factors);
-  if (width > 1) Spread(blocks, width, &factors);
+  if (width > 1) {
+    Repeat(factors.decode, blocks, width, repeated.decode);
+    Repeat(factors.decode2, blocks, width, repeated.decode2);
+  }
   const int64_t out_bytes = p.dtype == Dtype::kF32 ? 4 : 2;
-  decode(p.data + (row * p.cols + col) * plan.bits / 8, factors, cols,
+  decode(p.data + (row * p.cols + col) * plan.bits / 8, width > 1 ? repeated : factors, cols,
          static_cast<uint8_t*>(p.out) + (row * p.cols + col) * out_bytes);
 }
 

@@ -161,18 +161,6 @@ JAXFP4_INLINE F BlockErrors(ScaleRule rule, const float* x, int64_t blocks, cons
   return SumOfEach(each);
 }
 
-// Repeats the factors of a block for each of its vectors.
-void Spread(const Scales& s, int64_t blocks, int64_t width, Scales* spread) {
-  int64_t i = 0;
-  for (int64_t block = 0; block < blocks; ++block) {
-    for (int64_t j = 0; j < width; ++j, ++i) {
-      spread->encode[i] = s.encode[block];
-      spread->decode[i] = s.decode[block];
-      spread->decode2[i] = s.decode2[block];
-    }
-  }
-}
-
 void StoreScales(const QuantizePlan& plan, const Scales& s, int64_t first, int64_t blocks) {
   if (plan.p.format.scale_type == ScaleType::kFloat32) {
     memcpy(static_cast<float*>(plan.p.scale) + first, s.stored,
@@ -445,7 +433,9 @@ class Tile {
     InspectScales();
     scales_ = &panel_.scales;
     if (width_ > 1) {
-      Spread(panel_.scales, blocks_, width_, &panel_.spread);
+      Repeat(panel_.scales.encode, blocks_, width_, panel_.spread.encode);
+      Repeat(panel_.scales.decode, blocks_, width_, panel_.spread.decode);
+      Repeat(panel_.scales.decode2, blocks_, width_, panel_.spread.decode2);
       scales_ = &panel_.spread;
     }
   }

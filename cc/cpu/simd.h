@@ -110,6 +110,18 @@ JAXFP4_INLINE U LoadCodes(const uint8_t* p) {
   }
 }
 
+// Each of `count` values `width` times. (Twice is what blocks of 32 take: a loop that compilers turn
+// into shuffles.)
+inline void Repeat(const float* __restrict x, int64_t count, int64_t width, float* __restrict y) {
+  if (width == 2) {
+    for (int64_t i = 0; i < count; ++i) y[2 * i] = y[2 * i + 1] = x[i];
+    return;
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    for (int64_t j = 0; j < width; ++j) *y++ = x[i];
+  }
+}
+
 // The values of codes, which for four bits are looked up.
 template <class E>
 JAXFP4_INLINE F DecodeCodes(U codes) {
