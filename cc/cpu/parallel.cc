@@ -9,6 +9,13 @@ namespace {
 
 constexpr int64_t kChunksPerThread = 4;  // evens out threads that start late or share a core
 
+// As many chunks as there are grains, up to kChunksPerThread; as many for one thread as for another.
+int64_t Chunks(int64_t grains, int64_t threads) {
+  const int64_t most = threads * kChunksPerThread;
+  if (grains >= most) return most;
+  return grains <= threads ? grains : grains - grains % threads;
+}
+
 #if defined(__x86_64__)
 constexpr unsigned kFlush = 0x9fc0;  // FTZ | DAZ, all exceptions masked, round to nearest
 uint64_t GetMode() { return _mm_getcsr(); }
@@ -46,8 +53,7 @@ Parallel::~Parallel() = default;
 void Parallel::Run(int64_t n, int64_t grain, Task task, const void* context) {
   if (n <= 0) return;
   const int64_t grains = n / (grain > 0 ? grain : 1);
-  const int64_t wanted = threads() * kChunksPerThread;
-  const Split split{task, context, n, grains < wanted ? grains : wanted};
+  const Split split{task, context, n, Chunks(grains, threads())};
   if (threads() == 1 || grains < 2) {
     const ScopedFlushToZero flush;
     task(context, 0, n);

@@ -27,7 +27,7 @@ class Stream {
       for (int64_t i = begin; i < end; ++i) PackRow(i, lhs_ + i * row_words_);
     });
     const int64_t groups = CeilDiv(p_.cols, kLanes);
-    const int64_t grain = 400000 / (p_.depth * 16 * p_.rows) + 1;  // about 15 microseconds
+    const int64_t grain = 200000 / (p_.depth * 16 * p_.rows) + 1;  // about 8 microseconds
     parallel_.For(p_.batch * groups, grain, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) Columns(i / groups, i % groups * kLanes);
     });
