@@ -281,7 +281,9 @@ struct MultipliedCodes {
 };
 constexpr MultipliedCodes kMultipliedCodes;
 
-inline const int8_t* FactorTable(int factor) { return kMultipliedCodes.values[10 + factor]; }
+constexpr const int8_t* FactorTable(int factor) {
+  return kMultipliedCodes.values[10 + factor];
+}
 
 // The quads of a block, looked up in `values`; returns the sum of all.
 template <int kBlock>

@@ -32,7 +32,7 @@ struct SplitScale {
 constexpr float kMultiples[] = {1, 11, 13, 15};
 
 template <ScaleType kType>
-inline SplitScale Split(uint8_t code) {
+constexpr SplitScale Split(int code) {
   if constexpr (kType == ScaleType::kE8M0) {  // twice its value, as TwicePower
     return {1, 0, code - 126, code == 255};
   } else {
@@ -46,6 +46,30 @@ inline SplitScale Split(uint8_t code) {
             (code & 0x7f) == 0x7f};
   }
 }
+
+// What a scale of lhs does to its block: the codes' values times its factor, and the bits of the
+// float that sums start from, among the last of which is the place of its multiple, in bytes.
+struct BlockRule {
+  const int8_t* values;
+  uint32_t origin;
+};
+constexpr uint32_t kPlaces = 3 * 64;
+
+template <ScaleType kType>
+struct BlockRules {
+  BlockRule of[256];
+
+  constexpr BlockRules() : of() {
+    for (int code = 0; code < 256; ++code) {
+      const SplitScale s = Split<kType>(code);
+      const uint32_t bits = static_cast<uint32_t>(s.exponent + 127 + 23) << 23 | 1u << 22;
+      of[code].values = FactorTable(s.factor);
+      of[code].origin = s.is_nan ? kQuietNaN : bits + static_cast<uint32_t>(s.multiple) * 64;
+    }
+  }
+};
+template <ScaleType kType>
+constexpr BlockRules<kType> kBlockRules;
 
 // The least and the largest byte of a range of e8m0 scales.
 struct ByteRange {
@@ -80,11 +104,10 @@ struct LhsPowers {
   }
 };
 
-// A block of lhs. The place of its multiple, in bytes, is part of the origin's last bits.
+// A block of lhs.
 template <int kBlock>
 struct OriginBlock {
   static constexpr int kQuads = kBlock / 4;
-  static constexpr uint32_t kPlaces = 3 * 64;
   uint32_t quads[kQuads];
   uint32_t start, origin;
 
@@ -117,16 +140,16 @@ struct OriginScheme {
 
   static void PackRow(const ScaledDotProblem& p, int64_t row, int64_t begin, int64_t end,
                       uint8_t* to) {
-    const uint8_t* codes = RowData(p.lhs, row, p.depth);
-    const uint8_t* scales =
-        static_cast<const uint8_t*>(p.lhs.scale) + ScaleIndex(p.lhs, row, 0);
+    const uint8_t* codes = RowData(p.lhs, row, p.depth) + begin / 2;
+    const uint8_t* scale =
+        static_cast<const uint8_t*>(p.lhs.scale) + ScaleIndex(p.lhs, row, 0) + begin / kBlock;
     Block* block = reinterpret_cast<Block*>(to);
-    for (int64_t k = begin; k < end; k += kBlock, ++block) {
-      const SplitScale scale = Split<kType>(scales[k / kBlock]);
-      const int32_t sum = PackQuads<kBlock>(codes + k / 2, FactorTable(scale.factor), block->quads);
-      const uint32_t bits = static_cast<uint32_t>(scale.exponent + 127 + 23) << 23 | 1u << 22;
-      block->origin = scale.is_nan ? kNaN : bits + static_cast<uint32_t>(scale.multiple) * 64;
-      block->start = block->origin - static_cast<uint32_t>(kCodeBias * sum);
+    for (Block* const last = block + (end - begin) / kBlock; block < last; ++block) {
+      const BlockRule& rule = kBlockRules<kType>.of[*scale++];
+      const int32_t sum = PackQuads<kBlock>(codes, rule.values, block->quads);
+      block->origin = rule.origin;
+      block->start = rule.origin - static_cast<uint32_t>(kCodeBias * sum);
+      codes += kBlock / 2;
     }
   }
 
@@ -175,7 +198,7 @@ struct OriginScheme {
   }
 
  private:
-  static constexpr uint32_t kNaN = 0x7fc00000, kOne = 0x3f800000;
+  static constexpr uint32_t kOne = 0x3f800000;
 
   template <int R, bool kAddExponents>
   static JAXFP4_INLINE void AddBlocks(const uint8_t* lhs, const uint8_t* panel, int64_t size,
