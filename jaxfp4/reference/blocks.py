@@ -18,6 +18,7 @@ from jaxfp4.formats import (
     BlockShape,
     Element,
     Format,
+    e4m3,
     scale_e4m3,
     scale_e8m0,
 )
@@ -119,26 +120,22 @@ def _expand(outer: jax.Array, ndim: int) -> jax.Array:
 
 
 def _e4m3_scale(amax: jax.Array, encode: jax.Array, g: jax.Array, spec: Spec) -> jax.Array:
-    """The block scale as float32, before any choice between two."""
+    """The block scale as an e4m3 code, where there is no choice between two."""
     if spec.arithmetic == "modelopt":
         raw = floats.divide(amax, g * 6.0)
-        scale = codec.e4m3_nearest(_clip(raw, 2.0**-9, scale_e4m3_max))
-        return jnp.where(amax == 0, 1.0, scale)
-    if spec.arithmetic == "compressed_tensors":
+        raw = jnp.where(raw < 2.0**-9, 2.0**-9, raw)
+        raw = jnp.where(amax == 0, 1.0, raw)
+    elif spec.arithmetic == "compressed_tensors":
         raw = floats.rounded(encode * floats.rounded(floats.divide(amax, 6.0)))
-        scale = codec.e4m3_nearest(_clip(raw, 0.0, scale_e4m3_max))
-        return jnp.where(scale == 0, 0.125, scale)
-    raw = _clip(_te_target(amax, encode), 0.0, scale_e4m3_max)
-    return codec.e4m3_up(raw) if spec.scale_rule == "up" else codec.e4m3_nearest(raw)
+        raw = jnp.where(raw <= 2.0**-10, 0.125, raw)  # what would be rounded to zero
+    else:
+        raw = _te_target(amax, encode)
+    return codec.encode(codec.e4m3_up(raw) if spec.scale_rule == "up" else raw, e4m3)
 
 
 def _te_target(amax: jax.Array, encode: jax.Array) -> jax.Array:
     """The scale that would put the block's largest magnitude on 6."""
     return floats.rounded(amax * floats.rounded(encode * jnp.float32(1.0 / 6.0)))
-
-
-def _clip(x: jax.Array, low: float, high: float) -> jax.Array:
-    return jnp.where(jnp.isnan(x), x, jnp.clip(x, low, high))
 
 
 def _normalize(x: jax.Array, scale: jax.Array, encode: jax.Array, g: jax.Array, arithmetic: str):
@@ -166,14 +163,14 @@ def _tree_sum(x: jax.Array) -> jax.Array:
 
 
 def _four_over_six(xb: jax.Array, amax: jax.Array, encode: jax.Array, g: jax.Array, spec: Spec):
-    """Of the scales that put the largest magnitude on 6 or on 4, the one with the smaller cost."""
+    """Of the scales that put the largest magnitude on 6 or on 4, the code of the less costly."""
     element = spec.format.element
     by_variance = spec.scale_rule == "four_over_six_variance"
     to_e4m3 = codec.e4m3_up if by_variance else codec.e4m3_nearest
     target = _te_target(amax, encode)
 
     def candidate(target: jax.Array) -> tuple[jax.Array, jax.Array]:
-        scale = to_e4m3(_clip(target, 0.0, scale_e4m3_max))
+        scale = to_e4m3(target)
         wide = _as_blocks(scale)
         v = _normalize(xb, wide, _expand(encode, xb.ndim), _expand(g, xb.ndim), spec.arithmetic)
         if by_variance:
@@ -190,7 +187,7 @@ def _four_over_six(xb: jax.Array, amax: jax.Array, encode: jax.Array, g: jax.Arr
 
     six, cost_six = candidate(target)
     four, cost_four = candidate(floats.rounded(target * 1.5))
-    return jnp.where(cost_four < cost_six, four, six)
+    return codec.encode(jnp.where(cost_four < cost_six, four, six), e4m3)
 
 
 # ------------------------------------------------------------------ e8m0 scales (MX)
@@ -232,13 +229,12 @@ def _scale_and_normalize(x: jax.Array, outer: jax.Array, spec: Spec):
         amax = floats.from_bits(jnp.max(floats.magnitude_bits(xb), axis=(-3, -1)))
         encode, g = _expand(encode, amax.ndim), _expand(g, amax.ndim)
         if spec.scale_rule in FOUR_OVER_SIX_RULES:
-            scale = _four_over_six(xb, amax, encode, g, spec)
+            code = _four_over_six(xb, amax, encode, g, spec)
         else:
-            scale = _e4m3_scale(amax, encode, g, spec)
-        v = _normalize(
-            xb, _as_blocks(scale), _expand(encode, xb.ndim), _expand(g, xb.ndim), spec.arithmetic
-        )
-        return codec.e4m3_bytes(scale), _join(v, x.shape)
+            code = _e4m3_scale(amax, encode, g, spec)
+        scale = _as_blocks(codec.decode(code, e4m3))
+        v = _normalize(xb, scale, _expand(encode, xb.ndim), _expand(g, xb.ndim), spec.arithmetic)
+        return codec.e4m3_bytes(code), _join(v, x.shape)
     amax = jnp.max(floats.finite_magnitude(xb), axis=(-3, -1), initial=0.0)
     scale = _one_if_zero(floats.divide(amax, spec.format.element.max))
     return scale, _join(floats.divide(xb, _as_blocks(scale)), x.shape)

@@ -38,8 +38,7 @@ def encode(v: jax.Array, element: Element, random: tuple[str, jax.Array] | None 
         whole = jnp.floor(t)
         fraction = ((t - whole) * 2.0**24).astype(jnp.int32)
         steps = whole.astype(jnp.int32) + (random[1].astype(jnp.int32) < fraction)
-    code = jnp.minimum((binade << element.mantissa_bits) + steps, element.max_code)
-    code = code | (sign << (element.bits - 1))
+    code = ((binade << element.mantissa_bits) + steps) | (sign << (element.bits - 1))
     return jnp.where(is_nan, element.nan_code or 0, code).astype(jnp.uint8)
 
 
@@ -64,20 +63,20 @@ def decode(codes: jax.Array, element: Element) -> jax.Array:
 
 
 def e4m3_nearest(x: jax.Array) -> jax.Array:
-    """The e4m3 number nearest to non-negative x, as float32; NaN stays NaN."""
+    """The e4m3 number nearest to x >= 0, at most 448, as float32; NaN stays NaN."""
     return decode(encode(x, _e4m3), _e4m3)
 
 
 def e4m3_up(x: jax.Array) -> jax.Array:
-    """The smallest e4m3 number >= x, for 0 <= x <= 448, as float32; NaN stays NaN."""
+    """The smallest e4m3 number >= x >= 0, at most 448, as float32; NaN stays NaN."""
     binade, t = steps_of(jnp.minimum(x, _e4m3.max), _e4m3)
     up = jnp.ceil(t) * floats.power_of_two(binade + (_e4m3.min_exponent - _e4m3.mantissa_bits))
     return jnp.where(jnp.isnan(x), jnp.nan, up)
 
 
-def e4m3_bytes(scale: jax.Array) -> jax.Array:
-    """e4m3 array of float32 numbers that e4m3 represents."""
-    return lax.bitcast_convert_type(encode(scale, _e4m3), scale_e4m3.dtype)
+def e4m3_bytes(codes: jax.Array) -> jax.Array:
+    """e4m3 array of codes."""
+    return lax.bitcast_convert_type(codes, scale_e4m3.dtype)
 
 
 def e4m3_value(scale: jax.Array) -> jax.Array:

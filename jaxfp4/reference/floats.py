@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 FLOAT32_MAX = 3.4028234663852886e38
+_NORMAL = 0x00800000
 _EXPONENT = 0x7F800000
 _MAGNITUDE = 0x7FFFFFFF
 
@@ -61,4 +62,5 @@ def is_finite(x: jax.Array) -> jax.Array:
 
 def finite_magnitude(x: jax.Array) -> jax.Array:
     """``|x|``, zero where x is subnormal, infinite or NaN."""
-    return jnp.where(is_finite(x), jnp.abs(flush(x)), 0.0)
+    bits = magnitude_bits(x)
+    return from_bits(jnp.where((bits >= _NORMAL) & (bits < _EXPONENT), bits, 0))
