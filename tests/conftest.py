@@ -1,6 +1,7 @@
 """Shared fixtures. Four virtual CPU devices, for the tests of sharding."""
 
 import contextlib
+import gc
 import os
 
 os.environ["XLA_FLAGS"] = (
@@ -17,6 +18,11 @@ from jaxfp4 import native
 
 def pytest_addoption(parser):
     parser.addoption("--fuzz", type=int, default=8, help="random cases for each fuzz seed")
+
+
+def pytest_collection_finish():
+    """What was imported stays: the garbage collector need not go through it again and again."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="module")
