@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 
 import jaxfp4 as jf
-from jaxfp4 import native
-from jaxfp4.dispatch import current_backend
 from jaxfp4.formats import FORMATS
 
 
@@ -31,29 +27,6 @@ def all_quantizers(rounding: str = "nearest") -> list[jf.Quantizer]:
 def ident(q: jf.Quantizer) -> str:
     block = "x".join("all" if n is None else str(n) for n in q.block_shape)
     return f"{q.format}-{block}-{q.scale_rule}-{q.arithmetic}"
-
-
-def under_test() -> tuple:
-    """The back end in force and the CPU target it runs on."""
-    return current_backend(), native.features("cpu").get("active")
-
-
-def quantized(quantizer, *shape: int, seed: int = 0, axis: int = -1) -> jf.ScaledArray:
-    """Random numbers as an operand, made once by each back end."""
-    return _quantized(under_test(), quantizer, shape, seed, axis)
-
-
-@functools.cache
-def _quantized(_, quantizer, shape, seed, axis):
-    x = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-    return jf.quantize(x, quantizer, axis=axis)
-
-
-def values_of(operand) -> np.ndarray:
-    """What a factor of a product stands for, in float64."""
-    if isinstance(operand, jf.ScaledArray):
-        operand = jf.dequantize(operand)
-    return np.asarray(operand, np.float64)
 
 
 def hard_matrix(name: str, rng: np.random.Generator, rows: int = 40, columns: int = 256):

@@ -5,7 +5,8 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import all_quantizers, ident, quantized, values_of
+from arrays import quantized, values_of
+from cases import all_quantizers, ident
 
 import jaxfp4 as jf
 

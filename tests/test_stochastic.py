@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from arrays import relative_error
 
 import jaxfp4 as jf
 
@@ -16,8 +17,7 @@ def mean_error(x, quantizer, draws: int) -> tuple[float, float]:
     """Relative errors of one draw and of the mean of many."""
     keys = jax.random.split(jax.random.key(0), draws)
     ys = jax.vmap(lambda key: jf.fake_quantize(x, quantizer, key=key))(keys)
-    relative = lambda y: float(jnp.linalg.norm(y - x) / jnp.linalg.norm(x))  # noqa: E731
-    return relative(ys[0]), relative(ys.mean(0))
+    return relative_error(ys[0], x), relative_error(ys.mean(0), x)
 
 
 UNBIASED = [

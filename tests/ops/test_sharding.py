@@ -145,12 +145,15 @@ def test_quantizing_is_local_but_for_the_tensor_scale(mesh, quantizer, spec):
     x = normal(64, 1024)
     truth = jf.quantize(x, quantizer)
     placed = put(x, mesh, spec)
-    for f in (jf.quantize, jf.fake_quantize):
-        compiled = jax.jit(lambda x, f=f: f(x, quantizer)).lower(placed).compile()
+    quantize, fake_quantize = (
+        jax.jit(lambda x, f=f: f(x, quantizer)).lower(placed).compile()
+        for f in (jf.quantize, jf.fake_quantize)
+    )
+    for compiled in (quantize, fake_quantize):
         assert set(collectives(compiled)) <= (
             {"all-reduce"} if quantizer.takes_global_scale else set()
         )
-    q = jax.jit(lambda x: jf.quantize(x, quantizer))(placed)
+    q = quantize(placed)
     for ours, whole in zip(jax.tree.leaves(q), jax.tree.leaves(truth), strict=True):
         np.testing.assert_array_equal(np.asarray(ours, np.float32), np.asarray(whole, np.float32))
     decode = jax.jit(jf.dequantize).lower(q).compile()

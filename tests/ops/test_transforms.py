@@ -92,16 +92,22 @@ def test_jit_vmap_and_scan(either, operation, request):
     def leaves_equal(a, b):
         globals()["leaves_equal"](a, b, tolerance)
 
+    @jax.jit
+    def transformed(x, turned):
+        return (
+            jax.vmap(operation, in_axes=1)(turned),
+            jax.vmap(jax.vmap(operation))(x[None])[0],
+            jnp.moveaxis(jax.vmap(operation, out_axes=-1)(x), -1, 0),
+            jax.lax.map(operation, x),
+            jax.lax.scan(lambda c, row: (c, jax.checkpoint(operation)(row)), 0, x)[1],
+        )
+
     x = normal(3, 20, 130)  # more rows than the kernels for few take
     expected = stack([operation(row) for row in x])
     leaves_equal(jax.jit(operation)(x[0]), expected[0])
     leaves_equal(jax.vmap(operation)(x), expected)
-    leaves_equal(jax.jit(jax.vmap(operation, in_axes=1))(np.moveaxis(x, 0, 1)), expected)
-    leaves_equal(jax.vmap(jax.vmap(operation))(x[None])[0], expected)
-    leaves_equal(jax.vmap(operation, out_axes=-1)(x), np.moveaxis(expected, 0, -1))
-    leaves_equal(jax.lax.map(operation, x), expected)
-    _, scanned = jax.lax.scan(lambda c, row: (c, jax.checkpoint(operation)(row)), 0, x)
-    leaves_equal(scanned, expected)
+    for y in transformed(x, np.moveaxis(x, 0, 1)):
+        leaves_equal(y, expected)
 
 
 def test_vmap_of_quantize_keeps_one_global_scale_each(either, quantizer):
