@@ -96,6 +96,15 @@ struct Operand {
     const Element e = spec.format.element;
     return Value(e, CodeAt(row, Bits(e), k)) * Scale(b, r, k);
   }
+  // All of them, row by row: decoded once, since sums take each many times.
+  std::vector<double> Values() const {
+    std::vector<double> values;
+    for (int64_t i = 0; i < batch * rows * depth; ++i) {
+      values.push_back(Get(i / depth / rows, i / depth % rows, i % depth));
+    }
+    return values;
+  }
+  double Global(int64_t b) const { return global[static_cast<size_t>(global.size() == 1 ? 0 : b)]; }
   DotOperand Describe() const {
     DotOperand x{};
     x.coded = spec.coded;
@@ -205,16 +214,19 @@ void Fail(const Kernels& kernels, const Operand& lhs, const Operand& rhs, const 
 struct Exact {
   double sum, magnitude;
 };
-Exact ExactDot(const Operand& lhs, const Operand& rhs, int64_t b, int64_t m, int64_t n) {
+// Of values that are a step apart: a row or a column.
+struct Line {
+  const double* values;
+  int64_t step;
+};
+Exact ExactDot(Line x, Line y, int64_t depth, double global) {
   Exact e{0, 0};
-  for (int64_t k = 0; k < lhs.depth; ++k) {
-    const double term = lhs.Get(b, m, k) * rhs.Get(b, n, k);
+  for (int64_t k = 0; k < depth; ++k) {
+    const double term = x.values[k * x.step] * y.values[k * y.step];
     e.sum += term;
     e.magnitude += std::fabs(term);
   }
-  const double g = double{lhs.global[static_cast<size_t>(lhs.global.size() == 1 ? 0 : b)]} *
-                   rhs.global[static_cast<size_t>(rhs.global.size() == 1 ? 0 : b)];
-  return {e.sum * g, e.magnitude * g};
+  return {e.sum * global, e.magnitude * global};
 }
 
 bool IsFP4(const Operand& x) { return x.spec.coded && x.spec.format.element == Element::kE2M1; }
@@ -235,10 +247,12 @@ double Tolerance(const Operand& lhs, const Operand& rhs) {
 }
 
 std::vector<Exact> ExactDots(const Operand& lhs, const Operand& rhs) {
+  const std::vector<double> x = lhs.Values(), y = rhs.Values();
   std::vector<Exact> exact;
   for (int64_t i = 0; i < lhs.batch * lhs.rows * rhs.rows; ++i) {
-    const int64_t row = i / rhs.rows;
-    exact.push_back(ExactDot(lhs, rhs, row / lhs.rows, row % lhs.rows, i % rhs.rows));
+    const int64_t row = i / rhs.rows, b = row / lhs.rows, col = b * rhs.rows + i % rhs.rows;
+    exact.push_back(ExactDot({x.data() + row * lhs.depth, 1}, {y.data() + col * rhs.depth, 1},
+                             lhs.depth, lhs.Global(b) * rhs.Global(b)));
   }
   return exact;
 }
@@ -526,18 +540,16 @@ struct Transposed {
         rhs(Make(b, batch, depth, cols, random)),
         lhs_transposed(lhs_transposed), rows(rows), cols(cols), depth(depth) {}
 
-  double Lhs(int64_t b, int64_t m, int64_t k) const {
-    return lhs_transposed ? lhs.Get(b, k, m) : lhs.Get(b, m, k);
-  }
-  Exact ExactAt(int64_t b, int64_t m, int64_t n) const {
-    const double g = rhs.global[static_cast<size_t>(rhs.global.size() == 1 ? 0 : b)];
-    Exact e{0, 0};
-    for (int64_t k = 0; k < depth; ++k) {
-      const double term = Lhs(b, m, k) * rhs.Get(b, k, n) * g;
-      e.sum += term;
-      e.magnitude += std::fabs(term);
+  std::vector<Exact> ExactDots() const {
+    const std::vector<double> x = lhs.Values(), y = rhs.Values();
+    std::vector<Exact> exact;
+    for (int64_t i = 0; i < lhs.batch * rows * cols; ++i) {
+      const int64_t b = i / cols / rows, m = i / cols % rows, n = i % cols;
+      const double* matrix = x.data() + b * rows * depth;
+      const Line row = lhs_transposed ? Line{matrix + m, rows} : Line{matrix + m * depth, 1};
+      exact.push_back(ExactDot(row, {y.data() + b * depth * cols + n, cols}, depth, rhs.Global(b)));
     }
-    return e;
+    return exact;
   }
   Run Dot(Dtype dtype, const Kernels& kernels, Parallel& parallel) const {
     Run run{std::vector<uint8_t>(static_cast<size_t>(lhs.batch * rows * cols) *
@@ -572,6 +584,7 @@ void TestTransposed() {
         const int64_t depth = 1 + static_cast<int64_t>(random() % (i == 0 ? 700 : 80));
         const Transposed t(a, b, i % 2, 1 + random() % 2, rows[random() % 6], cols, depth, random);
         const Dtype dtype = static_cast<Dtype>(i < 4 ? 0 : i - 3);
+        const std::vector<Exact> exact = t.ExactDots();
         for (const Kernels* kernels : SupportedTargets()) {
           const Run run = t.Dot(dtype, *kernels, serial);
           if (t.Dot(dtype, *kernels, threads).out != run.out) {
@@ -590,7 +603,7 @@ void TestTransposed() {
             }
           }
           for (int64_t j = 0; j < t.lhs.batch * t.rows * cols; ++j) {
-            const Exact e = t.ExactAt(j / cols / t.rows, j / cols % t.rows, j % cols);
+            const Exact e = exact[static_cast<size_t>(j)];
             const double sums = static_cast<double>(depth + 4) * 0x1p-24 * e.magnitude;
             const double rounding = dtype == Dtype::kF32    ? 0
                                     : dtype == Dtype::kBF16 ? 0x1p-8 : 0x1p-11;
@@ -671,13 +684,15 @@ void TestExtremeScales() {
             std::memcpy(&lhs.data[static_cast<size_t>(4 * i)], &x, 4);
           }
         }
+        const std::vector<double> lhs_values = lhs.Values(), rhs_values = rhs.Values();
         for (const Kernels* kernels : SupportedTargets()) {
           const Run run = Dot(lhs, rhs, Dtype::kF32, *kernels, serial);
           for (int64_t i = 0; i < m * 16; ++i) {
             Exact e{0, 0};
             double flushed = 0;
             for (int64_t k = 0; k < 64; ++k) {
-              const double x = lhs.Get(0, i / 16, k), w = rhs.Get(0, i % 16, k);
+              const double x = lhs_values[static_cast<size_t>(i / 16 * 64 + k)];
+              const double w = rhs_values[static_cast<size_t>(i % 16 * 64 + k)];
               e.sum += x * w;
               e.magnitude += std::fabs(x * w);
               if (std::fabs(w) < 0x1p-126) flushed += std::fabs(x * w);
