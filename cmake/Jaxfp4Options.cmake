@@ -10,6 +10,8 @@ target_compile_options(jaxfp4_options INTERFACE
     $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized -Wno-maybe-uninitialized>>)
 if(JAXFP4_SANITIZE)
   target_compile_options(jaxfp4_options INTERFACE
-    -fsanitize=${JAXFP4_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g1)
+    -fsanitize=${JAXFP4_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g1
+    # All those checks make many small loops; gcc would give registers to each as a region of its own.
+    $<$<CXX_COMPILER_ID:GNU>:-fira-region=one>)
   target_link_options(jaxfp4_options INTERFACE -fsanitize=${JAXFP4_SANITIZE})
 endif()
