@@ -242,6 +242,8 @@ int main(int argc, char** argv) {
       {"bfloat16 x mxfp8", -2, f32, 0, Element::kE4M3, e8m0, 32, logical},
       {"mxfp8 x mxfp8", 3, e8m0, 32, Element::kE4M3, e8m0, 32, logical},
       {"fp8 x fp8 (channel)", 3, f32, 0, Element::kE4M3, f32, 0, logical},
+      {"bfloat16 x fp8 (128)", -2, f32, 0, Element::kE4M3, f32, 128, logical},
+      {"fp8 (128) x fp8 (128)", 3, f32, 128, Element::kE4M3, f32, 128, logical},
       {"bfloat16 x mxfp6", -2, f32, 0, Element::kE2M3, e8m0, 32, logical},
       {"float32 x rows of nvfp4", -1, f32, 0, Element::kE2M1, e4m3, 16, logical, true},
       {"columns x rows of nvfp4", -1, f32, 0, Element::kE2M1, e4m3, 16, logical, true, true},

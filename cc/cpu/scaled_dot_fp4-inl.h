@@ -25,14 +25,23 @@ constexpr int64_t kTileDepth = 128;
 struct Fp4Tile {
   const uint8_t* codes;   // [depth / 8][16 rows][4 bytes]
   const uint8_t* scales;  // [depth / block_cols][16 rows]
+  const uint8_t* ahead;   // 16 lines to prefetch while these are used, so far apart
+  int64_t ahead_stride;
+
+  // As many as depth [k, k + size) has. (All of a tile at once would wait for each other.)
+  JAXFP4_INLINE void Prefetch(int64_t k, int size) const {
+    const uint8_t* line = ahead + k / 8 * ahead_stride;
+    for (int i = 0; i < size / 8; ++i) __builtin_prefetch(line + i * ahead_stride);
+  }
 };
 
 // Rows n..n+15 of batch entry b; rows beyond the last repeat it. They are read once, one tile after
 // another, or are part of a panel of so many rows, whose codes are prefetched (CodesAhead).
+template <int kBlock>
 class Fp4Rows {
  public:
   Fp4Rows(const ScaledDotProblem& p, int64_t b, int64_t n, int64_t panel = 0)
-      : block_(p.rhs.format.block_cols), panel_(panel) {
+      : panel_(panel) {
     const DotOperand& x = p.rhs;
     row_bytes_ = p.depth / 2;
     scale_row_bytes_ = x.scale_row_stride;
@@ -58,28 +67,27 @@ class Fp4Rows {
   // The tile of `size` <= kTileDepth that starts at k, a multiple of kTileDepth. It lasts until the
   // next Load.
   JAXFP4_INLINE Fp4Tile Load(int64_t k, int64_t size) {
-    Prefetch(k);
-    return {interleaved_ ? codes_[0] + k / 8 * 64 : TransposeCodes(k, size),
-            interleaved_scales_ ? scales_[0] + k / block_ * kLanes : TransposeScales(k, size)};
+    PrefetchScales(k);
+    const uint8_t* scales =
+        interleaved_scales_ ? scales_[0] + k / kBlock * kLanes : TransposeScales(k, size);
+    if (interleaved_) {
+      const uint8_t* codes = codes_[0] + k * 8;
+      return {codes, scales, codes + 2 * kAhead * 8, 64};
+    }
+    const int64_t at = (k + kAhead) / 2;  // after the end of a row, in the one sixteen below
+    const uint8_t* ahead = codes_[0] + (at < row_bytes_ ? at : at + 15 * row_bytes_);
+    return {TransposeCodes(k, size), scales, ahead, row_bytes_};
   }
 
  private:
-  // As much as a tile reads, some way ahead: of interleaved rows in the order of memory, of logical
-  // ones in each row (after its end, in the row sixteen below). Of a panel only scales, of the next.
-  JAXFP4_INLINE void Prefetch(int64_t k) const {
-    constexpr int64_t kAhead = 8 * kTileDepth;
-    if (panel_ == 0 && interleaved_) {
-      const uint8_t* codes = codes_[0] + (k + kAhead) * 8;
-      for (int i = 0; i < kTileDepth * 8; i += 64) __builtin_prefetch(codes + i);
-    } else if (panel_ == 0) {
-      const int64_t at = (k + kAhead) / 2;
-      const int64_t next = at < row_bytes_ ? at : at + 15 * row_bytes_;
-      for (int i = 0; i < kLanes; ++i) __builtin_prefetch(codes_[i] + next);
-    }
+  static constexpr int64_t kAhead = 8 * kTileDepth;  // of logical rows; twice of interleaved ones
+
+  // Of the same row, some way ahead; of a panel, those of the next.
+  JAXFP4_INLINE void PrefetchScales(int64_t k) const {
     const int64_t below = panel_ > 0 ? panel_ : kLanes;
-    const uint8_t* scales = scales_[0] + k / block_ * kLanes;
-    scales += interleaved_scales_ ? kAhead / block_ * kLanes : below * scale_row_bytes_;
-    for (int i = 0; i < kTileDepth / block_ * kLanes; i += 64) __builtin_prefetch(scales + i);
+    const uint8_t* scales = scales_[0] + k / kBlock * kLanes;
+    scales += interleaved_scales_ ? 2 * kAhead / kBlock * kLanes : below * scale_row_bytes_;
+    for (int i = 0; i < kTileDepth / kBlock * kLanes; i += 64) __builtin_prefetch(scales + i);
   }
 
   const uint8_t* TransposeCodes(int64_t k, int64_t size) {
@@ -97,7 +105,7 @@ class Fp4Rows {
   }
 
   const uint8_t* TransposeScales(int64_t k, int64_t size) {
-    const int64_t first = k / block_, count = size / block_;
+    const int64_t first = k / kBlock, count = size / kBlock;
     const uint8_t* rows[kLanes];
     for (int i = 0; i < kLanes; ++i) rows[i] = scales_[i] + first;
     if (count == 8) {
@@ -112,7 +120,7 @@ class Fp4Rows {
     return scale_tile_;
   }
 
-  int64_t block_, panel_, row_bytes_, scale_row_bytes_;
+  int64_t panel_, row_bytes_, scale_row_bytes_;
   bool interleaved_, interleaved_scales_;
   const uint8_t* codes_[kLanes];
   const uint8_t* scales_[kLanes];
@@ -140,7 +148,7 @@ template <class Math, ScaleType kType>
 void PackFp4(const ScaledDotProblem& p, int64_t b, int64_t n, int64_t begin, int64_t end,
              uint32_t* panel, int64_t stride) {
   constexpr int kBlock = BlockOf(kType);
-  Fp4Rows rows(p, b, n, stride);
+  Fp4Rows<kBlock> rows(p, b, n, stride);
   for (int64_t k = begin; k < end; k += kTileDepth) {
     const int64_t size = Min64(kTileDepth, end - k);
     const Fp4Tile tile = rows.Load(k, size);
@@ -393,7 +401,7 @@ struct IntScheme {
 
   static void PackVector(const ScaledDotProblem& p, int64_t b, int64_t n, int64_t begin,
                          int64_t end, uint8_t* panel, int j) {
-    Fp4Rows rows(p, b, n, kVectors * kLanes);
+    Fp4Rows<kBlock> rows(p, b, n, kVectors * kLanes);
     uint32_t* to = reinterpret_cast<uint32_t*>(panel) + j * kLanes;
     for (int64_t k = begin; k < end; k += kTileDepth) {
       const int64_t size = Min64(kTileDepth, end - k);

@@ -35,6 +35,7 @@ class Chunks {
     Limit(p.rhs);
   }
   bool blocked() const { return blocked_; }
+  int64_t step() const { return step_; }  // what chunks do not cross multiples of
   int64_t End(int64_t k) const { return Min64(k + most_, Min64(depth_, (k / step_ + 1) * step_)); }
   int64_t Count() const {
     return depth_ / step_ * CeilDiv(step_, most_) + CeilDiv(depth_ % step_, most_);

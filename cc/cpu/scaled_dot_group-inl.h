@@ -4,6 +4,8 @@
 // A lane has elements of one block of 32 only. Included by scaled_dot_kernel.cc only.
 #pragma once
 
+#include <type_traits>
+
 #include "cc/cpu/scaled_dot_gemm-inl.h"
 
 namespace jaxfp4::JAXFP4_TARGET {
@@ -155,16 +157,28 @@ class GroupDecoder<BFloat16, E> {
 
 // ---- scales
 
-// float32 scales of the blocks of a row; ones if it has none.
-struct BlockScales {
-  const float* scales;
-  int64_t block;
+// float32 scales of a row, span by span: a block is several spans, or one. Ones if it has no blocks.
+class SpanScales {
+ public:
+  SpanScales() = default;
+  SpanScales(const DotOperand& x, int64_t first, int64_t span) {
+    if (!HasOuterBlocks(x)) return;
+    next_ = static_cast<const float*>(x.scale) + first;
+    left_ = spans_ = x.format.block_cols / span;
+  }
+  JAXFP4_INLINE float Next() {
+    if (spans_ == 0) return 1.0f;
+    const float scale = *next_;
+    if (--left_ == 0) {
+      ++next_;
+      left_ = spans_;
+    }
+    return scale;
+  }
 
-  BlockScales(const DotOperand& x, int64_t row)
-      : scales(HasOuterBlocks(x) ? static_cast<const float*>(x.scale) + ScaleIndex(x, row, 0)
-                                 : nullptr),
-        block(x.format.block_cols) {}
-  float At(int64_t k) const { return scales == nullptr ? 1.0f : scales[k / block]; }
+ private:
+  const float* next_ = nullptr;
+  int64_t spans_ = 0, left_ = 0;
 };
 
 // The first of two numbers below 2^16 in the lanes of the first block of a group of 64, the second
@@ -175,25 +189,59 @@ JAXFP4_INLINE U LanesOfBlocks(uint32_t first, uint32_t second) {
   return U(first | second << 16) >> LoadU32(kShifts);
 }
 
+struct GroupPower {
+  F factor;
+  JAXFP4_INLINE F MulAdd(F x, F sum) const { return Lanes::MulAdd(x, factor, sum); }
+};
+
 // e8m0 scales of a row, times two, for groups of 64 in the lanes of their two blocks. NaN comes as
-// zero; `nan` tells of it in the end.
+// zero and in the end.
 class GroupPowers {
  public:
   static constexpr float kUnit = 0.5f;  // what undoes the doubling
 
-  explicit GroupPowers(const uint8_t* scales) : scales_(scales) {}
+  GroupPowers(const DotOperand& x, int64_t first, int64_t depth)
+      : scales_(static_cast<const uint8_t*>(x.scale) + first), left_(depth / 32) {}
 
-  JAXFP4_INLINE F Next(int64_t blocks) {
-    const uint32_t first = scales_[0] + 1u, second = blocks > 1 ? scales_[1] + 1u : 0u;
-    scales_ += blocks;
+  JAXFP4_INLINE GroupPower Next() {
+    const uint32_t first = scales_[0] + 1u, second = left_ > 1 ? scales_[1] + 1u : 0u;
+    scales_ += 2;
+    left_ -= 2;
     seen_ |= first | second;
-    return Lanes::Float((LanesOfBlocks(first, second) & 255u) << 23);
+    return {Lanes::Float((LanesOfBlocks(first, second) & 255u) << 23)};
   }
-  bool nan() const { return (seen_ & 256) != 0; }
+  JAXFP4_INLINE F Finished(F sum) const {
+    return (seen_ & 256) != 0 ? Lanes::Float(U(kQuietNaN)) : sum;
+  }
 
  private:
   const uint8_t* scales_;
+  int64_t left_;
   uint32_t seen_ = 0;
+};
+
+struct One {
+  JAXFP4_INLINE F MulAdd(F x, F sum) const { return sum + x; }
+};
+
+// Of a row without scales, or with scales of spans.
+struct Ones {
+  static constexpr float kUnit = 1.0f;
+
+  Ones(const DotOperand&, int64_t, int64_t) {}
+  JAXFP4_INLINE One Next() const { return {}; }
+  static JAXFP4_INLINE F Finished(F sum) { return sum; }
+};
+
+// For Stream (scaled_dot_stream-inl.h). kPowers: whether scales are e8m0, of 32, else float32.
+template <class Math_, class E, bool kPowers>
+struct GroupCoding {
+  using Math = Math_;
+  struct Decoder : GroupDecoder<Math, E> {
+    static void Pack(const float* x, uint32_t* words) { Math::Pack(x, kGroup, words); }
+  };
+  using Scales = std::conditional_t<kPowers, GroupPowers, Ones>;
+  static constexpr int64_t kDepth = kGroup, kBits = E::kBits;
 };
 
 }  // namespace

@@ -13,6 +13,9 @@
 #include "cc/cpu/scaled_dot_gemv-inl.h"
 #include "cc/cpu/scaled_dot_stream-inl.h"
 #include "cc/cpu/scaled_dot_vnni-inl.h"
+#if defined(__AVX512F__)
+#include "cc/cpu/scaled_dot_units-inl.h"
+#endif
 #if defined(JAXFP4_NEON)
 #include "cc/cpu/scaled_dot_neon-inl.h"
 #endif
@@ -26,6 +29,7 @@ namespace {
 constexpr int64_t kFewOfInt[] = {4, 16};  // by layout, since both ways give the same bits
 constexpr int64_t kFewOfFp4 = 12;
 constexpr int64_t kFewOfGroups[] = {4, 8};  // by elements a word, less one
+constexpr int64_t kFewOfRows[] = {1, 2};    // and these so few that FP4, too, is best row by row
 #elif defined(__AVX2__) || defined(JAXFP4_NEON)
 constexpr int64_t kFewOfInt[] = {8, 8}, kFewOfFp4 = 8, kFewOfGroups[] = {8, 8};
 #else
@@ -45,8 +49,13 @@ template <ScaleType kType>
 using IntFew = IntGemv<kType>;
 template <ScaleType kType>
 using IntMany = IntScheme<kType>;
+#if defined(__AVX512F__)
 template <class Math, ScaleType kType>
-using FloatFew = FloatGemv<Math, kType>;
+using FloatFew = UnitGemv<Math, kType>;
+#else
+template <class Math, ScaleType kType>
+using FloatFew = FloatGemv<kType>;
+#endif
 #endif
 
 template <ScaleType kType>
@@ -72,6 +81,11 @@ template <class Math, ScaleType kType>
 void RunFp4(const ScaledDotProblem& p, Parallel& parallel) {
   if constexpr (kFewOfFp4 > 0) {
     if (p.rows <= kFewOfFp4 && !HasOuterBlocks(p.lhs)) {
+#if defined(__AVX512F__)
+      if (p.rhs_layout == Layout::kLogical && p.rows <= kFewOfRows[Math::kPerWord - 1]) {
+        return Stream<UnitCoding<Math, kType>>(p, parallel).Run();
+      }
+#endif
       return Gemv<FloatFew<Math, kType>>(p, parallel).Run();
     }
   }

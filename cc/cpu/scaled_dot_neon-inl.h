@@ -111,7 +111,7 @@ JAXFP4_INLINE int8x16_t LoadQuads(const IntBlock<kBlock>& block, int i) {
 // Adds a block to the sums of R rows of lhs. quads(g, q): quad q of rows 4 g to 4 g + 3 of rhs.
 template <int R, int kBlock, class Quads>
 JAXFP4_INLINE void AddIntBlock(const Quads& quads, const IntBlock<kBlock>* const (&lhs)[R],
-                               const F& scale, F (&sum)[R]) {
+                               const F& scale, F (&sum)[R][1]) {
   int8x16_t a[R][kBlock / 16];
   for (int r = 0; r < R; ++r) {
     for (int i = 0; i < kBlock / 16; ++i) a[r][i] = LoadQuads(*lhs[r], i);
@@ -123,7 +123,7 @@ JAXFP4_INLINE void AddIntBlock(const Quads& quads, const IntBlock<kBlock>* const
       for (int r = 0; r < R; ++r) dot[r].template Add<q.value % 4>(b, a[r][q.value / 4]);
     });
     for (int r = 0; r < R; ++r) {
-      auto& to = At<g.value>(sum[r]);
+      auto& to = At<g.value>(sum[r][0]);
       to = vfmaq_f32(to, vmulq_n_f32(dot[r].Sum(), lhs[r]->scale), At<g.value>(scale));
     }
   });
@@ -136,8 +136,9 @@ struct NeonIntGemv : IntGemv<kType> {
 
   template <int R>
   static JAXFP4_INLINE void AddTile(const Fp4Tile& tile, int64_t size, const uint8_t* (&x)[R],
-                                    F (&sum)[R]) {
+                                    F (&sum)[R][1]) {
     for (int64_t i = 0; i < size; i += kBlock) {
+      tile.Prefetch(i, kBlock);
       const Block* lhs[R];
       for (int r = 0; r < R; ++r) {
         lhs[r] = reinterpret_cast<const Block*>(x[r]);
@@ -163,7 +164,7 @@ struct NeonIntGemm : IntScheme<kType> {
 
   static void PackVector(const ScaledDotProblem& p, int64_t b, int64_t n, int64_t begin,
                          int64_t end, uint8_t* to, int) {
-    Fp4Rows rows(p, b, n);
+    Fp4Rows<kBlock> rows(p, b, n);
     for (int64_t k = begin; k < end; k += kTileDepth) {
       const int64_t size = Min64(kTileDepth, end - k);
       const Fp4Tile tile = rows.Load(k, size);
@@ -241,8 +242,7 @@ struct NeonIntGemm : IntScheme<kType> {
   template <int R>
   static JAXFP4_INLINE void DotRows(const Block* (&rows)[R], const uint8_t* panel, int64_t blocks,
                                     F (&sum)[R][1]) {
-    F total[R];
-    for (int r = 0; r < R; ++r) total[r] = Zero();
+    for (int r = 0; r < R; ++r) sum[r][0] = Zero();
     for (int64_t i = 0; i < blocks; ++i, panel += kPanelBlock) {
       const auto quads = [&](auto g, auto q) {
         return vreinterpretq_s8_u8(vld1q_u8(panel + (q.value * 4 + g.value) * 16));
@@ -250,9 +250,8 @@ struct NeonIntGemm : IntScheme<kType> {
       const F scale = LoadF32(reinterpret_cast<const float*>(panel + kBlock * kLanes));
       const Block* lhs[R];
       for (int r = 0; r < R; ++r) lhs[r] = rows[r] + i;
-      AddIntBlock<R, kBlock>(quads, lhs, scale, total);
+      AddIntBlock<R, kBlock>(quads, lhs, scale, sum);
     }
-    for (int r = 0; r < R; ++r) sum[r][0] = total[r];
   }
 #endif
 };
@@ -262,11 +261,11 @@ struct NeonIntGemm : IntScheme<kType> {
 // A row of lhs is stored in pairs four apart, as the lookup of eight codes gives them.
 
 template <class Math, ScaleType kType>
-struct NeonGemv : FloatGemv<Float32, kType> {
+struct NeonGemv : FloatGemv<kType> {
   static constexpr int kBlock = BlockOf(kType);
 
   static void PackRow(const ScaledDotProblem& p, int64_t row, uint8_t* to) {
-    FloatGemv<Float32, kType>::PackRow(p, row, to);
+    FloatGemv<kType>::PackRow(p, row, to);
     float* x = reinterpret_cast<float*>(to);
     for (int64_t k = 0; k < p.depth; k += 8, x += 8) {
       const float32x4_t a = vld1q_f32(x), b = vld1q_f32(x + 4);
@@ -290,8 +289,9 @@ struct NeonGemv : FloatGemv<Float32, kType> {
 
   template <int R>
   static JAXFP4_INLINE void AddTile(const Fp4Tile& tile, int64_t size, const uint8_t* (&x)[R],
-                                    F (&sum)[R]) {
+                                    F (&sum)[R][1]) {
     for (int64_t i = 0; i < size; i += kBlock) {
+      tile.Prefetch(i, kBlock);
       F block[R];
       Unroll<4>([&](auto g) {
         float32x4_t dot[R][2] = {};
@@ -313,7 +313,7 @@ struct NeonGemv : FloatGemv<Float32, kType> {
       });
       const Scale16<kType> scale(tile.scales + i / kBlock * kLanes);
       for (int r = 0; r < R; ++r) {
-        sum[r] = scale.MulAdd(block[r], sum[r]);
+        sum[r][0] = scale.MulAdd(block[r], sum[r][0]);
         x[r] += kBlock * 4;
       }
     }
@@ -376,7 +376,7 @@ JAXFP4_INLINE bfloat16x8_t LoadTwoRows(const uint16_t* first, const uint16_t* se
 
 // Rows of lhs hold the even elements of each eight, then the odd ones.
 template <ScaleType kType>
-struct NeonGemv<BFloat16, kType> : FloatGemv<Float32, kType> {
+struct NeonGemv<BFloat16, kType> : FloatGemv<kType> {
   static constexpr int kBlock = BlockOf(kType);
   static constexpr int64_t kChunk = BFloat16::kChunk;
   static int64_t RowBytes(int64_t depth) { return RoundUp(depth, 2 * kLanes) * 2; }
@@ -396,9 +396,10 @@ struct NeonGemv<BFloat16, kType> : FloatGemv<Float32, kType> {
 
   template <int R>
   static JAXFP4_INLINE void AddTile(const Fp4Tile& tile, int64_t size, const uint8_t* (&x)[R],
-                                    F (&sum)[R]) {
+                                    F (&sum)[R][1]) {
     constexpr int kPairs = (R + 1) / 2;
     for (int64_t i = 0; i < size; i += kBlock) {
+      tile.Prefetch(i, kBlock);
       float32x4_t tiles[kPairs][8] = {};
 #pragma GCC unroll 4
       for (int j = 0; j < kBlock / 8; ++j) {
@@ -426,7 +427,7 @@ struct NeonGemv<BFloat16, kType> : FloatGemv<Float32, kType> {
       FromTiles<R>(tiles, block);
       const Scale16<kType> scale(tile.scales + i / kBlock * kLanes);
       for (int r = 0; r < R; ++r) {
-        sum[r] = scale.MulAdd(block[r][0], sum[r]);
+        sum[r][0] = scale.MulAdd(block[r][0], sum[r][0]);
         x[r] += kBlock * 2;
       }
     }

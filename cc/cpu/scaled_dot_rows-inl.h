@@ -55,6 +55,14 @@ inline int64_t ScaleIndex(const DotOperand& x, int64_t row, int64_t k) {
   return x.scale_cols == 1 ? index : index + k / x.format.block_cols;
 }
 
+// The same for the beginning of row n of a batch entry of rhs: no division where rows have scales of
+// their own.
+inline int64_t RowScaleIndex(const DotOperand& x, int64_t b, int64_t n) {
+  const int64_t rows = x.format.block_rows;
+  const int64_t row = rows == 0 ? 0 : rows == 1 ? n : n / rows;
+  return x.scale_offset[b] + row * x.scale_row_stride;
+}
+
 // Scales of type float32 multiply sums of products, where other types multiply elements exactly. (A
 // sum over rows has no one scale: transposed operands are decoded with all their scales.)
 inline bool HasOuterScale(const DotOperand& x) {

@@ -9,15 +9,21 @@
 namespace jaxfp4::JAXFP4_TARGET {
 namespace {
 
-// kPowers: whether rhs has e8m0 scales of 32.
-template <class Math, class E, bool kPowers>
+// A coding says what codes and scales are:
+//   Math                 what words are and how they are multiplied
+//   Decoder              a group of codes to vectors of words (scaled_dot_group-inl.h), and Pack, which
+//                        makes words of floats
+//   Scales               of a row: Next(), of a group, to the lanes of its elements, and Finished, the
+//                        lanes of a row's sum that count
+//   kDepth, kBits        of a group, of a code
+template <class Coding>
 class Stream {
  public:
   Stream(const ScaledDotProblem& p, Parallel& parallel)
       : p_(p),
         parallel_(parallel),
         spans_(p, p.depth),
-        row_words_(RoundUp(p.depth, kGroup) / Math::kPerWord) {}
+        row_words_(RoundUp(p.depth, kDepth) / Math::kPerWord) {}
 
   void Run() {
     const Scratch scratch(p_.batch * p_.rows * row_words_ * 4, p_);
@@ -34,15 +40,20 @@ class Stream {
   }
 
  private:
-  using Decoder = GroupDecoder<Math, E>;
+  using Math = typename Coding::Math;
+  using Decoder = typename Coding::Decoder;
+  using Scales = typename Coding::Scales;
   static constexpr int kVectors = Decoder::kVectors;
+  static constexpr int64_t kDepth = Coding::kDepth;
+  static constexpr int64_t kBytes = kDepth * Coding::kBits / 8;
+  static constexpr int64_t kAhead = 16384;
 
   void PackRow(int64_t row, uint32_t* to) const {
-    for (int64_t k = 0; k < p_.depth; k += kGroup, to += kVectors * kLanes) {
-      alignas(64) float x[kGroup] = {};
-      alignas(64) uint32_t words[kGroup];
-      DecodeRow(p_.lhs, row, p_.depth, k, Min64(k + kGroup, p_.depth), x);
-      Math::Pack(x, kGroup, words);
+    for (int64_t k = 0; k < p_.depth; k += kDepth, to += kVectors * kLanes) {
+      alignas(64) float x[kDepth] = {};
+      alignas(64) uint32_t words[kDepth];
+      DecodeRow(p_.lhs, row, p_.depth, k, Min64(k + kDepth, p_.depth), x);
+      Decoder::Pack(x, words);
       for (int v = 0; v < kVectors; ++v) {
         for (int i = 0; i < kLanes; ++i) to[v * kLanes + i] = words[Decoder::Index(v, i)];
       }
@@ -50,7 +61,7 @@ class Stream {
   }
 
   void Columns(int64_t b, int64_t n) const {
-    const FinalScale scale(p_, b, n, kPowers ? GroupPowers::kUnit : 1.0f);
+    const FinalScale scale(p_, b, n, Scales::kUnit);
     for (int64_t m = 0; m < p_.rows;) {
       m += Outputs(p_.rows - m, b, m, n, scale);
     }
@@ -67,68 +78,66 @@ class Stream {
     for (int64_t i = 0; i < kLanes; ++i) {
       F sum[R];
       for (int r = 0; r < R; ++r) sum[r] = Zero();
-      if (n + i < p_.cols) Row<R>(row, b * p_.cols + n + i, sum);
+      if (n + i < p_.cols) Row<R>(row, b, n + i, sum);
       for (int r = 0; r < R; ++r) sums[r][i] = sum[r];
     }
     for (int r = 0; r < R; ++r) scale.Store(p_, row + r, n, SumOfEach(sums[r]));
     return R;
   }
 
-  // Row `at` of rhs times R rows of lhs, by spans that have one float32 scale.
+  // Row n of entry b of rhs times R rows of lhs, by spans that have one float32 scale.
   template <int R>
-  JAXFP4_INLINE void Row(int64_t row, int64_t at, F (&sum)[R]) const {
-    const BlockScales scales(p_.rhs, at);
-    for (int64_t k = 0; k < p_.depth;) {
-      const int64_t end = spans_.End(k);
-      F part[R];
-      Span<R>(row, at, k, end, part);
-      const F scale(scales.At(k));
-      for (int r = 0; r < R; ++r) {
-        const F scaled = part[r] * F(BlockScales(p_.lhs, row + r).At(k));
-        sum[r] = Lanes::MulAdd(scaled, scale, sum[r]);
-      }
-      k = end;
+  JAXFP4_INLINE void Row(int64_t row, int64_t b, int64_t n, F (&sum)[R]) const {
+    const int64_t step = spans_.step();
+    SpanScales rhs(p_.rhs, RowScaleIndex(p_.rhs, b, n), step), lhs[R];
+    for (int r = 0; r < R; ++r) {
+      lhs[r] = SpanScales(p_.lhs, HasOuterBlocks(p_.lhs) ? ScaleIndex(p_.lhs, row + r, 0) : 0, step);
     }
+    Scales scales(p_.rhs, RowScaleIndex(p_.rhs, b, n), p_.depth);
+    const uint8_t* codes = RowData(p_.rhs, b * p_.cols + n, p_.depth);
+    const uint32_t* x = lhs_ + row * row_words_;
+    for (int64_t k = 0; k < p_.depth; k += step) {
+      const int64_t size = Min64(step, p_.depth - k);
+      F part[R];
+      Span<R>(codes, x, size, scales, part);
+      const F scale(rhs.Next());
+      for (int r = 0; r < R; ++r) {
+        sum[r] = Lanes::MulAdd(part[r] * F(lhs[r].Next()), scale, sum[r]);
+      }
+      codes += size * Coding::kBits / 8;
+      x += size / Math::kPerWord;
+    }
+    for (int r = 0; r < R; ++r) sum[r] = scales.Finished(sum[r]);
   }
 
   template <int R>
-  JAXFP4_INLINE void Span(int64_t row, int64_t at, int64_t begin, int64_t end,
+  JAXFP4_INLINE void Span(const uint8_t* codes, const uint32_t* x, int64_t left, Scales& scales,
                           F (&sum)[R]) const {
     const Decoder decoder;
-    const uint8_t* codes = RowData(p_.rhs, at, p_.depth) + begin * E::kBits / 8;
-    const uint32_t* x = lhs_ + row * row_words_ + begin / Math::kPerWord;
-    GroupPowers powers(kPowers ? static_cast<const uint8_t*>(p_.rhs.scale) +
-                                        ScaleIndex(p_.rhs, at, begin)
-                                  : nullptr);
     for (int r = 0; r < R; ++r) sum[r] = Zero();
-    const auto add = [&](const uint8_t* group, int64_t blocks) __attribute__((always_inline)) {
+    const auto add = [&](const uint8_t* group) __attribute__((always_inline)) {
       F values[kVectors];
       decoder(group, values);
-      F power;
-      if constexpr (kPowers) power = powers.Next(blocks);
+      const auto scale = scales.Next();
       for (int r = 0; r < R; ++r) {  // a group's dots wait for no other group's
         F dot = Zero();
         for (int v = 0; v < kVectors; ++v) {
           const F word = Lanes::Float(LoadU32(x + r * row_words_ + v * kLanes));
           dot = Math::Dot(word, values[v], dot);
         }
-        sum[r] = kPowers ? Lanes::MulAdd(dot, power, sum[r]) : sum[r] + dot;
+        sum[r] = scale.MulAdd(dot, sum[r]);
       }
     };
-    int64_t left = end - begin;
-    for (; left >= kGroup; left -= kGroup) {
-      __builtin_prefetch(codes + 4096);
-      add(codes, kGroup / 32);
-      codes += kGroupBytes<E>;
+    for (; left >= kDepth; left -= kDepth) {
+      __builtin_prefetch(codes + kAhead);
+      add(codes);
+      codes += kBytes;
       x += kVectors * kLanes;
     }
     if (left > 0) {
-      uint8_t tail[kGroupBytes<E>] = {};
-      memcpy(tail, codes, static_cast<size_t>(left * E::kBits / 8));
-      add(tail, left / 32);
-    }
-    for (int r = 0; r < R; ++r) {
-      if (kPowers && powers.nan()) sum[r] = Lanes::Float(U(kQuietNaN));
+      uint8_t tail[kBytes] = {};
+      memcpy(tail, codes, static_cast<size_t>(left * Coding::kBits / 8));
+      add(tail);
     }
   }
 
@@ -197,7 +206,7 @@ inline bool HasGroups(const ScaledDotProblem& p) {
 template <int64_t kFew, class Math, class E, bool kPowers>
 void RunGroups(const ScaledDotProblem& p, Parallel& parallel) {
   if constexpr (kFew > 0) {
-    if (p.rows <= kFew) return Stream<Math, E, kPowers>(p, parallel).Run();
+    if (p.rows <= kFew) return Stream<GroupCoding<Math, E, kPowers>>(p, parallel).Run();
   }
   Gemm<typename ManyRows<Math>::Scheme>(p, parallel, {{PackGroups<Math, E, kPowers>}}).Run();
 }
