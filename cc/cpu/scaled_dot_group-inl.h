@@ -161,10 +161,13 @@ class GroupDecoder<BFloat16, E> {
 class SpanScales {
  public:
   SpanScales() = default;
-  SpanScales(const DotOperand& x, int64_t first, int64_t span) {
+  // From depth k of a row on, the end of a span.
+  SpanScales(const DotOperand& x, int64_t first, int64_t k, int64_t span) {
     if (!HasOuterBlocks(x)) return;
-    next_ = static_cast<const float*>(x.scale) + first;
-    left_ = spans_ = x.format.block_cols / span;
+    const int64_t block = x.format.block_cols;
+    next_ = static_cast<const float*>(x.scale) + first + k / block;
+    spans_ = block / span;
+    left_ = (block - k % block) / span;
   }
   JAXFP4_INLINE float Next() {
     if (spans_ == 0) return 1.0f;
@@ -200,8 +203,8 @@ class GroupPowers {
  public:
   static constexpr float kUnit = 0.5f;  // what undoes the doubling
 
-  GroupPowers(const DotOperand& x, int64_t first, int64_t depth)
-      : scales_(static_cast<const uint8_t*>(x.scale) + first), left_(depth / 32) {}
+  GroupPowers(const DotOperand& x, int64_t first, int64_t k, int64_t end)
+      : scales_(static_cast<const uint8_t*>(x.scale) + first + k / 32), left_((end - k) / 32) {}
 
   JAXFP4_INLINE GroupPower Next() {
     const uint32_t first = scales_[0] + 1u, second = left_ > 1 ? scales_[1] + 1u : 0u;
@@ -228,7 +231,7 @@ struct One {
 struct Ones {
   static constexpr float kUnit = 1.0f;
 
-  Ones(const DotOperand&, int64_t, int64_t) {}
+  Ones(const DotOperand&, int64_t, int64_t, int64_t) {}
   JAXFP4_INLINE One Next() const { return {}; }
   static JAXFP4_INLINE F Finished(F sum) { return sum; }
 };

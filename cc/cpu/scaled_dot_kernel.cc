@@ -29,7 +29,7 @@ namespace {
 constexpr int64_t kFewOfInt[] = {4, 16};  // by layout, since both ways give the same bits
 constexpr int64_t kFewOfFp4 = 12;
 constexpr int64_t kFewOfGroups[] = {4, 8};  // by elements a word, less one
-constexpr int64_t kFewOfRows[] = {1, 2};    // and these so few that FP4, too, is best row by row
+constexpr int64_t kFewOfRows = 3;           // that FP4, too, is best multiplied row by row
 #elif defined(__AVX2__) || defined(JAXFP4_NEON)
 constexpr int64_t kFewOfInt[] = {8, 8}, kFewOfFp4 = 8, kFewOfGroups[] = {8, 8};
 #else
@@ -82,8 +82,9 @@ void RunFp4(const ScaledDotProblem& p, Parallel& parallel) {
   if constexpr (kFewOfFp4 > 0) {
     if (p.rows <= kFewOfFp4 && !HasOuterBlocks(p.lhs)) {
 #if defined(__AVX512F__)
-      if (p.rhs_layout == Layout::kLogical && p.rows <= kFewOfRows[Math::kPerWord - 1]) {
-        return Stream<UnitCoding<Math, kType>>(p, parallel).Run();
+      using Rows = Stream<UnitCoding<Math, kType>>;
+      if (p.rhs_layout == Layout::kLogical && p.rows <= kFewOfRows && Rows::InOnePart(p)) {
+        return Rows(p, parallel).Run();
       }
 #endif
       return Gemv<FloatFew<Math, kType>>(p, parallel).Run();

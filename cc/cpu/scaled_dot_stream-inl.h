@@ -25,6 +25,11 @@ class Stream {
         spans_(p, p.depth),
         row_words_(RoundUp(p.depth, kDepth) / Math::kPerWord) {}
 
+  // Whether two rows of lhs, or one, stay in the first-level cache.
+  static bool InOnePart(const ScaledDotProblem& p) {
+    return Min64(p.rows, 2) * RoundUp(p.depth, kDepth) / Math::kPerWord * 4 <= kPartBytes;
+  }
+
   void Run() {
     const Scratch scratch(p_.batch * p_.rows * row_words_ * 4, p_);
     if (!scratch.ok()) return;
@@ -46,7 +51,8 @@ class Stream {
   static constexpr int kVectors = Decoder::kVectors;
   static constexpr int64_t kDepth = Coding::kDepth;
   static constexpr int64_t kBytes = kDepth * Coding::kBits / 8;
-  static constexpr int64_t kAhead = 16384;
+  static constexpr int64_t kAhead = 16384;       // bytes of codes
+  static constexpr int64_t kPartBytes = 32768;  // of lhs
 
   void PackRow(int64_t row, uint32_t* to) const {
     for (int64_t k = 0; k < p_.depth; k += kDepth, to += kVectors * kLanes) {
@@ -73,48 +79,68 @@ class Stream {
     if constexpr (R > 1) {
       if (count < R) return Outputs<R / 2>(count, b, m, n, scale);
     }
-    const int64_t row = b * p_.rows + m;
-    F sums[R][kLanes];
-    for (int64_t i = 0; i < kLanes; ++i) {
-      F sum[R];
-      for (int r = 0; r < R; ++r) sum[r] = Zero();
-      if (n + i < p_.cols) Row<R>(row, b, n + i, sum);
-      for (int r = 0; r < R; ++r) sums[r][i] = sum[r];
+    const int64_t row = b * p_.rows + m, part = Part(R);
+    F sums[R][kLanes] = {};
+    for (int64_t k = 0; k < p_.depth; k += part) {
+      const int64_t end = Min64(k + part, p_.depth);
+      for (int64_t i = 0; i < Min64(kLanes, p_.cols - n); ++i) {
+        F sum[R];
+        for (int r = 0; r < R; ++r) sum[r] = sums[r][i];
+        Row<R>(row, b, n + i, k, end, sum);
+        for (int r = 0; r < R; ++r) sums[r][i] = sum[r];
+      }
     }
     for (int r = 0; r < R; ++r) scale.Store(p_, row + r, n, SumOfEach(sums[r]));
     return R;
   }
 
-  // Row n of entry b of rhs times R rows of lhs, by spans that have one float32 scale.
+  // How much depth sixteen rows of rhs go through before any goes on, so that lhs stays in the cache.
+  int64_t Part(int64_t rows) const {
+    const int64_t step = spans_.blocked() ? spans_.step() : kDepth;
+    const int64_t fit = kPartBytes / (rows * 4) * Math::kPerWord / step * step;
+    return Min64(p_.depth, fit > step ? fit : step);
+  }
+
+  // Adds depth [k, end) of row n of entry b of rhs times R rows of lhs, by spans that have one float32
+  // scale.
   template <int R>
-  JAXFP4_INLINE void Row(int64_t row, int64_t b, int64_t n, F (&sum)[R]) const {
-    const int64_t step = spans_.step();
-    SpanScales rhs(p_.rhs, RowScaleIndex(p_.rhs, b, n), step), lhs[R];
-    for (int r = 0; r < R; ++r) {
-      lhs[r] = SpanScales(p_.lhs, HasOuterBlocks(p_.lhs) ? ScaleIndex(p_.lhs, row + r, 0) : 0, step);
-    }
-    Scales scales(p_.rhs, RowScaleIndex(p_.rhs, b, n), p_.depth);
-    const uint8_t* codes = RowData(p_.rhs, b * p_.cols + n, p_.depth);
-    const uint32_t* x = lhs_ + row * row_words_;
-    for (int64_t k = 0; k < p_.depth; k += step) {
-      const int64_t size = Min64(step, p_.depth - k);
-      F part[R];
-      Span<R>(codes, x, size, scales, part);
-      const F scale(rhs.Next());
+  JAXFP4_INLINE void Row(int64_t row, int64_t b, int64_t n, int64_t k, int64_t end,
+                         F (&sum)[R]) const {
+    const int64_t first = RowScaleIndex(p_.rhs, b, n), row_bytes = p_.depth * Coding::kBits / 8;
+    Scales scales(p_.rhs, first, k, end);
+    const uint8_t* codes = RowData(p_.rhs, b * p_.cols + n, p_.depth) + k * Coding::kBits / 8;
+    const uint32_t* x = lhs_ + row * row_words_ + k / Math::kPerWord;
+    // Whole rows ahead, since the next ones continue at the same depth.
+    const int64_t ahead = CeilDiv(kAhead * 8, (end - k) * Coding::kBits) * row_bytes;
+    if (spans_.blocked()) {
+      const int64_t step = spans_.step();
+      SpanScales rhs(p_.rhs, first, k, step), lhs[R];
       for (int r = 0; r < R; ++r) {
-        sum[r] = Lanes::MulAdd(part[r] * F(lhs[r].Next()), scale, sum[r]);
+        const int64_t lhs_first = HasOuterBlocks(p_.lhs) ? ScaleIndex(p_.lhs, row + r, 0) : 0;
+        lhs[r] = SpanScales(p_.lhs, lhs_first, k, step);
       }
-      codes += size * Coding::kBits / 8;
-      x += size / Math::kPerWord;
+      for (; k < end; k += step) {
+        F part[R];
+        for (int r = 0; r < R; ++r) part[r] = Zero();
+        const int64_t size = Min64(step, end - k);
+        Span<R>(codes, ahead, x, size, scales, part);
+        const F scale(rhs.Next());
+        for (int r = 0; r < R; ++r) {
+          sum[r] = Lanes::MulAdd(part[r] * F(lhs[r].Next()), scale, sum[r]);
+        }
+        codes += size * Coding::kBits / 8;
+        x += size / Math::kPerWord;
+      }
+    } else {
+      Span<R>(codes, ahead, x, end - k, scales, sum);
     }
     for (int r = 0; r < R; ++r) sum[r] = scales.Finished(sum[r]);
   }
 
   template <int R>
-  JAXFP4_INLINE void Span(const uint8_t* codes, const uint32_t* x, int64_t left, Scales& scales,
-                          F (&sum)[R]) const {
+  JAXFP4_INLINE void Span(const uint8_t* codes, int64_t ahead, const uint32_t* x, int64_t left,
+                          Scales& scales, F (&sum)[R]) const {
     const Decoder decoder;
-    for (int r = 0; r < R; ++r) sum[r] = Zero();
     const auto add = [&](const uint8_t* group) __attribute__((always_inline)) {
       F values[kVectors];
       decoder(group, values);
@@ -129,7 +155,7 @@ class Stream {
       }
     };
     for (; left >= kDepth; left -= kDepth) {
-      __builtin_prefetch(codes + kAhead);
+      __builtin_prefetch(codes + ahead);
       add(codes);
       codes += kBytes;
       x += kVectors * kLanes;

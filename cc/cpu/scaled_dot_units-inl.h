@@ -168,8 +168,9 @@ class UnitScales {
   static constexpr int kCount = kTileDepth / BlockOf(kType);
   static constexpr float kUnit = 1.0f;
 
-  UnitScales(const DotOperand& x, int64_t first, int64_t depth)
-      : next_(static_cast<const uint8_t*>(x.scale) + first), left_(depth / BlockOf(kType)) {}
+  UnitScales(const DotOperand& x, int64_t first, int64_t k, int64_t end)
+      : next_(static_cast<const uint8_t*>(x.scale) + first + k / BlockOf(kType)),
+        left_((end - k) / BlockOf(kType)) {}
 
   // Of one group. All lanes of a block get its sum.
   struct Scale {

@@ -435,6 +435,72 @@ void TestTall() {
   }
 }
 
+// So deep that few rows of lhs do not fit the first-level cache, and a last part that is no whole one.
+void TestDeep() {
+  Random random(12);
+  Serial serial;
+  for (const Spec& a : LhsSpecs()) {
+    for (const Spec& b : CodedSpecs()) {
+      for (const int64_t m : {int64_t{1}, int64_t{2}, int64_t{4}}) {
+        if (!Selected() || random() % 4 != 0) continue;
+        const int64_t unit = std::max(Unit(a), Unit(b)), depth = (17000 / unit + 1) * unit;
+        const Operand lhs = Make(a, 1, m, depth, random), rhs = Make(b, 1, 16, depth, random);
+        const std::vector<Exact> exact = ExactDots(lhs, rhs);
+        for (const Kernels* kernels : SupportedTargets()) {
+          const Run run = Dot(lhs, rhs, Dtype::kF32, *kernels, serial);
+          CheckAccuracy(lhs, rhs, exact, run, *kernels);
+          if (!Prepackable(rhs)) continue;
+          const Run again = Dot(lhs, Interleaved(rhs).Describe(), rhs.rows, Dtype::kF32,
+                                Layout::kInterleaved16, *kernels, serial);
+          if (again.out != run.out) Fail(*kernels, lhs, rhs, "layouts differ");
+        }
+      }
+    }
+  }
+}
+
+// Sums near the largest number stay finite, in every layout.
+void TestLargestSums() {
+  Random random(13);
+  Serial serial;
+  for (const Spec& a : LhsSpecs()) {
+    if (a.coded || a.dtype == Dtype::kF16) continue;
+    for (const Spec& b : CodedSpecs()) {
+      if (!Prepackable(Make(b, 1, 16, Unit(b), random))) continue;
+      for (const int64_t m : {int64_t{1}, int64_t{5}, int64_t{20}}) {
+        Operand lhs = Make(a, 1, m, 256, random), rhs = Make(b, 1, 16, 256, random);
+        const bool power = b.format.scale_type == ScaleType::kE8M0;
+        std::fill(rhs.scale.begin(), rhs.scale.end(), static_cast<uint8_t>(power ? 127 : 0x38));
+        std::fill(rhs.data.begin(), rhs.data.end(), uint8_t{0});
+        for (int64_t n = 0; n < 16; ++n) rhs.data[static_cast<size_t>(n * 128 + 7 * n)] = 2;  // 1
+        std::fill(lhs.global.begin(), lhs.global.end(), 1.0f);
+        std::fill(rhs.global.begin(), rhs.global.end(), 1.0f);
+        const float x = 0x1.9p127f;
+        uint32_t bits;
+        std::memcpy(&bits, &x, 4);
+        const size_t size = a.dtype == Dtype::kF32 ? 4 : 2;
+        bits >>= a.dtype == Dtype::kF32 ? 0 : 16;
+        for (size_t i = 0; i < lhs.data.size(); i += size) {
+          std::memcpy(&lhs.data[i], &bits, size);
+        }
+        const Operand packed = Interleaved(rhs);
+        for (const Kernels* kernels : SupportedTargets()) {
+          const Run runs[] = {Dot(lhs, rhs, Dtype::kF32, *kernels, serial),
+                              Dot(lhs, packed.Describe(), 16, Dtype::kF32, Layout::kInterleaved16,
+                                  *kernels, serial)};
+          for (const Run& run : runs) {
+            for (int64_t i = 0; i < m * 16; ++i) {
+              if (run.At(i) == double{x}) continue;
+              Fail(*kernels, lhs, rhs, "the largest sums: got " + std::to_string(run.At(i)));
+              break;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
 // NaN and infinity reach the outputs that they should, and no others.
 void TestSpecials() {
   Random random(3);
@@ -887,6 +953,8 @@ int main() {
   jaxfp4::TestPairs();
   jaxfp4::TestInvariance();
   jaxfp4::TestTall();
+  jaxfp4::TestDeep();
+  jaxfp4::TestLargestSums();
   jaxfp4::TestSpecials();
   jaxfp4::TestSpecialElements();
   jaxfp4::TestTransposed();
