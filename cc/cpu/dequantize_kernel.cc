@@ -61,6 +61,7 @@ void DecodeSpan(const uint8_t* data, const Factors& f, int64_t cols, void* out) 
   constexpr int kBytes = kLanes * E::kBits / 8;
   auto* p = static_cast<typename Mem::Type*>(out);
   const int64_t vectors = cols / kLanes, left = cols % kLanes;
+#pragma GCC unroll 4
   for (int64_t i = 0; i < vectors; ++i) {
     DecodeVector<E, Mem>(data + i * kBytes, f, i, p + i * kLanes);
   }
