@@ -51,7 +51,7 @@ class Stream {
   static constexpr int kVectors = Decoder::kVectors;
   static constexpr int64_t kDepth = Coding::kDepth;
   static constexpr int64_t kBytes = kDepth * Coding::kBits / 8;
-  static constexpr int64_t kAhead = 16384;       // bytes of codes
+  static constexpr int64_t kAhead = 16384;      // bytes of codes, or a little more
   static constexpr int64_t kPartBytes = 32768;  // of lhs
 
   void PackRow(int64_t row, uint32_t* to) const {
@@ -83,10 +83,13 @@ class Stream {
     F sums[R][kLanes] = {};
     for (int64_t k = 0; k < p_.depth; k += part) {
       const int64_t end = Min64(k + part, p_.depth);
+      // Whole rows ahead, since the next ones continue at the same depth.
+      const int64_t rows = CeilDiv(kAhead * 8, (end - k) * Coding::kBits);
+      const int64_t ahead = rows * RowBytes(p_.rhs, p_.depth);
       for (int64_t i = 0; i < Min64(kLanes, p_.cols - n); ++i) {
         F sum[R];
         for (int r = 0; r < R; ++r) sum[r] = sums[r][i];
-        Row<R>(row, b, n + i, k, end, sum);
+        Row<R>(row, b, n + i, k, end, ahead, sum);
         for (int r = 0; r < R; ++r) sums[r][i] = sum[r];
       }
     }
@@ -102,16 +105,14 @@ class Stream {
   }
 
   // Adds depth [k, end) of row n of entry b of rhs times R rows of lhs, by spans that have one float32
-  // scale.
+  // scale. Prefetches what is `ahead` bytes further.
   template <int R>
-  JAXFP4_INLINE void Row(int64_t row, int64_t b, int64_t n, int64_t k, int64_t end,
+  JAXFP4_INLINE void Row(int64_t row, int64_t b, int64_t n, int64_t k, int64_t end, int64_t ahead,
                          F (&sum)[R]) const {
-    const int64_t first = RowScaleIndex(p_.rhs, b, n), row_bytes = p_.depth * Coding::kBits / 8;
+    const int64_t first = RowScaleIndex(p_.rhs, b, n);
     Scales scales(p_.rhs, first, k, end);
     const uint8_t* codes = RowData(p_.rhs, b * p_.cols + n, p_.depth) + k * Coding::kBits / 8;
     const uint32_t* x = lhs_ + row * row_words_ + k / Math::kPerWord;
-    // Whole rows ahead, since the next ones continue at the same depth.
-    const int64_t ahead = CeilDiv(kAhead * 8, (end - k) * Coding::kBits) * row_bytes;
     if (spans_.blocked()) {
       const int64_t step = spans_.step();
       SpanScales rhs(p_.rhs, first, k, step), lhs[R];
