@@ -442,7 +442,7 @@ void TestDeep() {
   for (const Spec& a : LhsSpecs()) {
     for (const Spec& b : CodedSpecs()) {
       for (const int64_t m : {int64_t{1}, int64_t{2}, int64_t{4}}) {
-        if (!Selected() || random() % 4 != 0) continue;
+        if (!Selected() || random() % 8 != 0) continue;
         const int64_t unit = std::max(Unit(a), Unit(b)), depth = (17000 / unit + 1) * unit;
         const Operand lhs = Make(a, 1, m, depth, random), rhs = Make(b, 1, 16, depth, random);
         const std::vector<Exact> exact = ExactDots(lhs, rhs);
