@@ -35,12 +35,18 @@ struct Fp4Tile {
   }
 };
 
+// What rows are a part of: so many, in a chunk of depth (none, where fetching the next tile of it does
+// not help: that of floats takes too long to decode).
+struct Panel {
+  int64_t rows = 0, begin = 0, end = 0;
+};
+
 // Rows n..n+15 of batch entry b; rows beyond the last repeat it. They are read once, one tile after
-// another, or are part of a panel of so many rows, whose codes are prefetched (CodesAhead).
+// another, or are part of a panel, whose codes come near in time (CodesAhead).
 template <int kBlock>
 class Fp4Rows {
  public:
-  Fp4Rows(const ScaledDotProblem& p, int64_t b, int64_t n, int64_t panel = 0)
+  Fp4Rows(const ScaledDotProblem& p, int64_t b, int64_t n, Panel panel = {})
       : panel_(panel) {
     const DotOperand& x = p.rhs;
     row_bytes_ = p.depth / 2;
@@ -84,13 +90,22 @@ class Fp4Rows {
 
   // Of the same row, some way ahead; of a panel, those of the next.
   JAXFP4_INLINE void PrefetchScales(int64_t k) const {
-    const int64_t below = panel_ > 0 ? panel_ : kLanes;
+    const int64_t below = panel_.rows > 0 ? panel_.rows : kLanes;
     const uint8_t* scales = scales_[0] + k / kBlock * kLanes;
     scales += interleaved_scales_ ? 2 * kAhead / kBlock * kLanes : below * scale_row_bytes_;
     for (int i = 0; i < kTileDepth / kBlock * kLanes; i += 64) __builtin_prefetch(scales + i);
   }
 
+  // Of a panel, the next tile, from the second-level cache: in these rows or in those below.
+  JAXFP4_INLINE void PrefetchNextTile(int64_t k) const {
+    if (panel_.end == 0) return;
+    const bool ends = k + kTileDepth >= panel_.end;
+    const int64_t next = ends ? kLanes * row_bytes_ + panel_.begin / 2 : (k + kTileDepth) / 2;
+    for (int i = 0; i < kLanes; ++i) __builtin_prefetch(codes_[i] + next);
+  }
+
   const uint8_t* TransposeCodes(int64_t k, int64_t size) {
+    PrefetchNextTile(k);
     const void* rows[kLanes];
     for (int i = 0; i < kLanes; ++i) {
       rows[i] = codes_[i] + k / 2;
@@ -120,7 +135,8 @@ class Fp4Rows {
     return scale_tile_;
   }
 
-  int64_t panel_, row_bytes_, scale_row_bytes_;
+  Panel panel_;
+  int64_t row_bytes_, scale_row_bytes_;
   bool interleaved_, interleaved_scales_;
   const uint8_t* codes_[kLanes];
   const uint8_t* scales_[kLanes];
@@ -148,7 +164,7 @@ template <class Math, ScaleType kType>
 void PackFp4(const ScaledDotProblem& p, int64_t b, int64_t n, int64_t begin, int64_t end,
              uint32_t* panel, int64_t stride) {
   constexpr int kBlock = BlockOf(kType);
-  Fp4Rows<kBlock> rows(p, b, n, stride);
+  Fp4Rows<kBlock> rows(p, b, n, {stride});
   for (int64_t k = begin; k < end; k += kTileDepth) {
     const int64_t size = Min64(kTileDepth, end - k);
     const Fp4Tile tile = rows.Load(k, size);
@@ -401,7 +417,7 @@ struct IntScheme {
 
   static void PackVector(const ScaledDotProblem& p, int64_t b, int64_t n, int64_t begin,
                          int64_t end, uint8_t* panel, int j) {
-    Fp4Rows<kBlock> rows(p, b, n, kVectors * kLanes);
+    Fp4Rows<kBlock> rows(p, b, n, {kVectors * kLanes, begin, end});
     uint32_t* to = reinterpret_cast<uint32_t*>(panel) + j * kLanes;
     for (int64_t k = begin; k < end; k += kTileDepth) {
       const int64_t size = Min64(kTileDepth, end - k);

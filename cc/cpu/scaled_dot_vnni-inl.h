@@ -155,7 +155,7 @@ struct OriginScheme {
 
   void PackVector(const ScaledDotProblem& p, int64_t b, int64_t n, int64_t begin, int64_t end,
                   uint8_t* panel, int j) const {
-    Fp4Rows<kBlock> rows(p, b, n, kVectors * kLanes);
+    Fp4Rows<kBlock> rows(p, b, n, {kVectors * kLanes, begin, end});
     uint32_t* to = reinterpret_cast<uint32_t*>(panel) + j * kLanes;
     float* scales = Scales(panel) + j * kScales * kLanes;
     U least(0xffffffffu), most(0u);
