@@ -35,8 +35,8 @@ struct Fp4Tile {
   }
 };
 
-// What rows are a part of: so many, in a chunk of depth (none, where fetching the next tile of it does
-// not help: that of floats takes too long to decode).
+// What rows are a part of: so many, in a chunk of depth. If `end` is 0, tiles are not prefetched: those
+// that become floats gain nothing.
 struct Panel {
   int64_t rows = 0, begin = 0, end = 0;
 };
