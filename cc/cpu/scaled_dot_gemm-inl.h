@@ -347,9 +347,27 @@ class Gemm {
     }
   }
 
+  // Of whole vectors, whose sums only global scales multiply.
+  void StorePlainRows(int64_t row, int rows, int64_t n, const RowFactors* factors, float global,
+                      const float* sums) const {
+    WithDtype(p_.out_dtype, [&](auto memory) {
+      using Memory = decltype(memory);
+      auto* out = static_cast<typename Memory::Type*>(p_.out) + row * p_.out_stride + n;
+      for (int r = 0; r < rows; ++r, out += p_.out_stride, sums += kWidth) {
+        const F scale(factors[r].global * global);
+#pragma GCC unroll 3
+        for (int j = 0; j < Scheme::kVectors; ++j) {
+          Memory::Store(LoadF32(sums + j * kLanes) * F(Scheme::kUnit) * scale, out + j * kLanes);
+        }
+      }
+    });
+  }
+
   // Right after the sums of these rows, so that stores to far lines do not come all at once.
   void StoreRows(int64_t row, int rows, int64_t n, int vectors, const RowFactors* factors,
                  const FinalScale* scales, const float* sums) const {
+    const bool plain = n + kWidth <= p_.cols && !HasOuterScale(p_.lhs) && !HasOuterScale(p_.rhs);
+    if (plain) return StorePlainRows(row, rows, n, factors, scales[0].global, sums);
     WithDtype(p_.out_dtype, [&](auto memory) {
       for (int r = 0; r < rows; ++r, sums += kWidth) {
         const int64_t at = (row + r) * p_.out_stride + n;

@@ -104,7 +104,10 @@ struct Operand {
     }
     return values;
   }
-  double Global(int64_t b) const { return global[static_cast<size_t>(global.size() == 1 ? 0 : b)]; }
+  double Global(int64_t b) const { return RowGlobal(b * rows); }
+  double RowGlobal(int64_t row) const {  // counted through the batch
+    return global[static_cast<size_t>(row * static_cast<int64_t>(global.size()) / (batch * rows))];
+  }
   DotOperand Describe() const {
     DotOperand x{};
     x.coded = spec.coded;
@@ -165,6 +168,16 @@ Operand Make(const Spec& spec, int64_t batch, int64_t rows, int64_t depth, Rando
   for (int64_t b = 0; b < batch; ++b) x.offsets.push_back(b * x.ScaleRows() * x.ScaleCols());
   const int64_t globals = random() % 2 ? batch : 1;
   for (int64_t i = 0; i < globals; ++i) x.global.push_back(std::exp(normal(random)));
+  return x;
+}
+
+// With a global scale for each row, now and then.
+Operand MakeLhs(const Spec& spec, int64_t batch, int64_t rows, int64_t depth, Random& random) {
+  Operand x = Make(spec, batch, rows, depth, random);
+  if (!spec.coded || random() % 3 != 0) return x;
+  x.global.clear();
+  std::normal_distribution<float> normal;
+  for (int64_t i = 0; i < batch * rows; ++i) x.global.push_back(std::exp(normal(random)));
   return x;
 }
 
@@ -252,7 +265,7 @@ std::vector<Exact> ExactDots(const Operand& lhs, const Operand& rhs) {
   for (int64_t i = 0; i < lhs.batch * lhs.rows * rhs.rows; ++i) {
     const int64_t row = i / rhs.rows, b = row / lhs.rows, col = b * rhs.rows + i % rhs.rows;
     exact.push_back(ExactDot({x.data() + row * lhs.depth, 1}, {y.data() + col * rhs.depth, 1},
-                             lhs.depth, lhs.Global(b) * rhs.Global(b)));
+                             lhs.depth, lhs.RowGlobal(row) * rhs.Global(b)));
   }
   return exact;
 }
@@ -354,7 +367,7 @@ void TestPairs() {
         if (!Selected()) continue;
         const int64_t batch = 1 + random() % 2, depth = Depth(a, b, random);
         const int64_t m = i == 0 ? 1 : rows[random() % 11];
-        const Operand lhs = Make(a, batch, m, depth, random);
+        const Operand lhs = MakeLhs(a, batch, m, depth, random);
         const Operand rhs = Make(b, batch, cols[random() % 8], depth, random);
         const Dtype dtype = static_cast<Dtype>(i < 3 ? 0 : i - 3);
         const std::vector<Exact> exact = ExactDots(lhs, rhs);
