@@ -30,15 +30,14 @@ void DecodeFloatColumns(const ScaledDotProblem& p, int64_t column, int64_t count
   const auto* first = static_cast<const typename Memory::Type*>(p.lhs.data) +
                       entry * p.depth * p.rows + column % p.rows;
   alignas(64) float tile[kLanes * kLanes];
-  const void* rows[kLanes];
-  for (int i = 0; i < kLanes; ++i) rows[i] = tile + i * kLanes;
   for (int64_t k = begin; k < RoundUp(end, 2 * kLanes); k += kLanes) {
     for (int i = 0; i < kLanes; ++i) {
       const bool inside = k + i < end;
       StoreF32(inside ? LoadSome<Memory>(first + (k + i) * p.rows, count) : Zero(),
                tile + i * kLanes);
     }
-    TransposeWords(rows, reinterpret_cast<uint32_t*>(out + (k - begin)),
+    TransposeWords([&](int i) { return tile + i * kLanes; },
+                   reinterpret_cast<uint32_t*>(out + (k - begin)),
                    [=](int j) { return j * stride; });
   }
 }

@@ -106,30 +106,30 @@ class Fp4Rows {
 
   const uint8_t* TransposeCodes(int64_t k, int64_t size) {
     PrefetchNextTile(k);
-    const void* rows[kLanes];
-    for (int i = 0; i < kLanes; ++i) {
-      rows[i] = codes_[i] + k / 2;
-      if (size < kTileDepth) {
-        memcpy(tail_[i], rows[i], static_cast<size_t>(size / 2));
-        memset(tail_[i] + size / 2, 0, static_cast<size_t>((kTileDepth - size) / 2));
-        rows[i] = tail_[i];
+    const auto to = [](int j) { return j * kLanes; };
+    if (size == kTileDepth) {
+      TransposeWords([&](int i) { return codes_[i] + k / 2; }, codes_tile_, to);
+    } else {
+      const size_t bytes = static_cast<size_t>(size / 2);
+      for (int i = 0; i < kLanes; ++i) {
+        memcpy(tail_[i], codes_[i] + k / 2, bytes);
+        memset(tail_[i] + bytes, 0, sizeof(tail_[i]) - bytes);
       }
+      TransposeWords([&](int i) { return tail_[i]; }, codes_tile_, to);
     }
-    TransposeWords(rows, codes_tile_, [](int j) { return j * kLanes; });
     return reinterpret_cast<const uint8_t*>(codes_tile_);
   }
 
   const uint8_t* TransposeScales(int64_t k, int64_t size) {
     const int64_t first = k / kBlock, count = size / kBlock;
-    const uint8_t* rows[kLanes];
-    for (int i = 0; i < kLanes; ++i) rows[i] = scales_[i] + first;
+    const auto row = [&](int i) { return scales_[i] + first; };
     if (count == 8) {
-      TransposeBytes<8>(rows, scale_tile_);
+      TransposeBytes<8>(row, scale_tile_);
     } else if (count == 4) {
-      TransposeBytes<4>(rows, scale_tile_);
+      TransposeBytes<4>(row, scale_tile_);
     } else {
       for (int i = 0; i < kLanes; ++i) {
-        for (int64_t j = 0; j < count; ++j) scale_tile_[j * kLanes + i] = rows[i][j];
+        for (int64_t j = 0; j < count; ++j) scale_tile_[j * kLanes + i] = row(i)[j];
       }
     }
     return scale_tile_;

@@ -138,12 +138,10 @@ struct FinalScale {
   void StoreColumns(const ScaledDotProblem& p, int64_t row, int64_t count, int64_t n,
                     const RowFactors* factors, const float* sums, int64_t stride) const {
     alignas(64) float tile[kLanes * kLanes] = {}, columns[kLanes * kLanes];
-    const void* rows[kLanes];
-    for (int i = 0; i < kLanes; ++i) rows[i] = tile + i * kLanes;
     for (int64_t i = 0; i < count; ++i) {
       StoreF32(Apply(factors[i], LoadF32(sums + i * stride)), tile + i * kLanes);
     }
-    TransposeWords(rows, reinterpret_cast<uint32_t*>(columns),
+    TransposeWords([&](int i) { return tile + i * kLanes; }, reinterpret_cast<uint32_t*>(columns),
                    [](int j) { return j * kLanes; });
     const int64_t entry = row / p.rows;
     for (int64_t j = 0; j < Min64(kLanes, p.cols - n); ++j) {
@@ -533,9 +531,8 @@ void PackAny(const ScaledDotProblem& p, int64_t b, int64_t n, int64_t begin, int
     Math::Pack(row, size, words + i * kWords);
   }
   for (int64_t w = 0; w < size / Math::kPerWord; w += kLanes) {
-    const void* rows[kLanes];
-    for (int i = 0; i < kLanes; ++i) rows[i] = words + i * kWords + w;
-    TransposeWords(rows, panel + w * stride, [=](int j) { return j * stride; });
+    TransposeWords([&](int i) { return words + i * kWords + w; }, panel + w * stride,
+                   [=](int j) { return j * stride; });
   }
 }
 

@@ -213,9 +213,8 @@ void PackGroups(const ScaledDotProblem& p, int64_t b, int64_t n, int64_t begin, 
       for (int v = 0; v < Decoder::kVectors; ++v) StoreU32(Lanes::Bits(values[v]), words[v][i]);
     }
     for (int v = 0; v < Decoder::kVectors; ++v) {
-      const void* rows[kLanes];
-      for (int i = 0; i < kLanes; ++i) rows[i] = words[v][i];
-      TransposeWords(rows, panel, [=](int lane) { return Decoder::Index(v, lane) * stride; });
+      TransposeWords([&](int i) { return words[v][i]; }, panel,
+                     [=](int lane) { return Decoder::Index(v, lane) * stride; });
     }
   }
 }

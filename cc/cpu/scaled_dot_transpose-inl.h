@@ -72,13 +72,17 @@ JAXFP4_INLINE void Transpose4(float32x4_t r[4]) {
 }
 #endif
 
-// Word j of row i, which starts at rows[i], becomes word i of out + to(j), for j < 16.
-template <class To>
-JAXFP4_INLINE void TransposeWords(const void* const rows[16], uint32_t* out, const To& to) {
+#if defined(__AVX2__) || defined(JAXFP4_NEON)
+[[maybe_unused]] JAXFP4_INLINE const float* FloatsOf(const void* x) { return static_cast<const float*>(x); }
+#endif
+
+// Word j of row i, which starts at row(i), becomes word i of out + to(j), for j < 16.
+template <class Row, class To>
+JAXFP4_INLINE void TransposeWords(const Row& row, uint32_t* out, const To& to) {
 #if defined(__AVX512F__)
   __m512i r[16];
 #pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) r[i] = _mm512_loadu_si512(rows[i]);
+  for (int i = 0; i < 16; ++i) r[i] = _mm512_loadu_si512(row(i));
   Transpose16(r);
 #pragma GCC unroll 16
   for (int i = 0; i < 16; ++i) _mm512_storeu_si512(out + to(i), r[i]);
@@ -88,7 +92,7 @@ JAXFP4_INLINE void TransposeWords(const void* const rows[16], uint32_t* out, con
       __m256 r[8];
 #pragma GCC unroll 8
       for (int h = 0; h < 8; ++h) {
-        r[h] = _mm256_loadu_ps(static_cast<const float*>(rows[i + h]) + j);
+        r[h] = _mm256_loadu_ps(FloatsOf(row(i + h)) + j);
       }
       Transpose8(r);
 #pragma GCC unroll 8
@@ -103,7 +107,7 @@ JAXFP4_INLINE void TransposeWords(const void* const rows[16], uint32_t* out, con
     for (int j = 0; j < 16; j += 4) {
       float32x4_t r[4];
 #pragma GCC unroll 4
-      for (int h = 0; h < 4; ++h) r[h] = vld1q_f32(static_cast<const float*>(rows[i + h]) + j);
+      for (int h = 0; h < 4; ++h) r[h] = vld1q_f32(FloatsOf(row(i + h)) + j);
       Transpose4(r);
 #pragma GCC unroll 4
       for (int h = 0; h < 4; ++h) {
@@ -114,25 +118,25 @@ JAXFP4_INLINE void TransposeWords(const void* const rows[16], uint32_t* out, con
 #else
   for (int i = 0; i < 16; ++i) {
     uint32_t words[16];
-    memcpy(words, rows[i], sizeof(words));
+    memcpy(words, row(i), sizeof(words));
     for (int j = 0; j < 16; ++j) out[to(j) + i] = words[j];
   }
 #endif
 }
 
 // Byte j of row i becomes byte i of out + 16 * j, for j < kBytes (4 or 8).
-template <int kBytes>
-JAXFP4_INLINE void TransposeBytes(const uint8_t* const rows[16], uint8_t* out) {
+template <int kBytes, class Row>
+JAXFP4_INLINE void TransposeBytes(const Row& row, uint8_t* out) {
 #if defined(__SSE2__)
   // Rows 8 apart, then 4, 2 and 1 apart are interleaved; each step doubles a column's run of rows.
   __m128i a[16], b[16];
 #pragma GCC unroll 16
   for (int i = 0; i < 16; ++i) {
     if constexpr (kBytes == 8) {
-      a[i] = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(rows[i]));
+      a[i] = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(row(i)));
     } else {
       int32_t word;
-      memcpy(&word, rows[i], sizeof(word));
+      memcpy(&word, row(i), sizeof(word));
       a[i] = _mm_cvtsi32_si128(word);
     }
   }
@@ -167,7 +171,7 @@ JAXFP4_INLINE void TransposeBytes(const uint8_t* const rows[16], uint8_t* out) {
 #pragma GCC unroll 16
   for (int i = 0; i < 16; ++i) {
     uint64_t bytes = 0;
-    memcpy(&bytes, rows[i], kBytes);
+    memcpy(&bytes, row(i), kBytes);
     a[i] = vcreate_u8(bytes);
   }
   // Rows 8 apart, then 4, 2 and 1 apart are interleaved; each step doubles a column's run of rows.
@@ -193,7 +197,7 @@ JAXFP4_INLINE void TransposeBytes(const uint8_t* const rows[16], uint8_t* out) {
   }
 #else
   for (int i = 0; i < 16; ++i) {
-    for (int j = 0; j < kBytes; ++j) out[16 * j + i] = rows[i][j];
+    for (int j = 0; j < kBytes; ++j) out[16 * j + i] = row(i)[j];
   }
 #endif
 }
