@@ -96,7 +96,7 @@ class Products:
         for name, dtype in FLOATS.items():
             dot = functools.partial(jnp.dot, preferred_element_type=dtype)
             yield self.one(
-                f"XLA {name}", dot, self.activations(m, dtype), w.astype(dtype), m,
+                f"XLA {name}", dot, self.activations(m, dtype), w.astype(dtype), m, out=name,
                 compare="time", by="xla", lhs=name, weights=name,
             )  # fmt: skip
 
@@ -132,24 +132,30 @@ class Products:
             orders["prepacked"] = prepacked
         for order, w in orders.items():
             copies = self.copies(w, m)
-            for kind, x in lhs.items():
+            for kind, out in self.results(lhs, m):
+                dot = functools.partial(jf.scaled_dot, preferred_element_type=FLOATS[out])
                 yield self.one(
-                    f"{kind} x {name}, {order}", jf.scaled_dot, x, w, m, copies=copies,
-                    by="jaxfp4", lhs=kind, weights=name, order=order,
-                    is_prepacked=w.layout == prepacked.layout,
+                    f"{kind} x {name}, {order}" + " to bfloat16" * (out == "bfloat16"), dot,
+                    lhs[kind], w, m, out=out, copies=copies, by="jaxfp4", lhs=kind, weights=name,
+                    order=order, is_prepacked=w.layout == prepacked.layout,
                 )  # fmt: skip
 
+    def results(self, lhs: dict[str, Any], m: int) -> list[tuple[str, str]]:
+        """Kinds of lhs and types of results: float32, and with bfloat16 what XLA has, too."""
+        results = [(kind, "float32") for kind in lhs]
+        if self.is_headline and m > FEW:
+            results.append(("bfloat16", "bfloat16"))
+        return results
+
     def one(
-        self, name: str, f, x, w, m: int, copies=None, compare=None, **facts: Any
+        self, name: str, f, x, w, m: int, out="float32", copies=None, compare=None, **facts: Any
     ) -> Contestant:
         n, k = self.layer.n, self.layer.k
         arguments = [(x, copy) for copy in copies or self.copies(w, m)]
-        out = m * n * 4
+        moved = nbytes((x, w)) + m * n * FLOATS[out].dtype.itemsize
         facts = {"op": "dot", "model": self.layer.model, "layer": self.layer.name,
-                 "m": m, "n": n, "k": k, **facts}  # fmt: skip
-        return Contestant(
-            name, jitted(f, arguments), nbytes((x, w)) + out, 2 * m * n * k, compare, facts
-        )
+                 "m": m, "n": n, "k": k, "out": out, **facts}  # fmt: skip
+        return Contestant(name, jitted(f, arguments), moved, 2 * m * n * k, compare, facts)
 
     def copies(self, w: Any, m: int) -> list[Any]:
         return resident_copies(w, self.run.is_tiny) if m <= FEW else [w]

@@ -85,7 +85,7 @@ def _goals() -> list[Goal]:
         name = f"GEMV bfloat16 x {weights}, of read bandwidth"
         goals.append(Goal(name, of, 0.9, 0.8, READ, "bytes", scale="%"))
     nv, mx, w4a16 = (
-        {**GEMM, "lhs": lhs, "weights": weights}
+        {**GEMM, "lhs": lhs, "weights": weights, "out": "float32"}
         for lhs, weights in (("nvfp4", "nvfp4"), ("mxfp4", "mxfp4"), ("bfloat16", "nvfp4"))
     )
     goals += [
@@ -99,6 +99,7 @@ def _goals() -> list[Goal]:
             "GEMM bfloat16 x nvfp4, of bfloat16 dot", w4a16, 0.9, 0.85, DOT_BF16, "flops", scale="%"
         ),
         Goal("GEMM bfloat16 x nvfp4, over XLA bfloat16", w4a16, 1.15, 1.1, XLA_BF16),
+        Goal("the same, both to bfloat16", {**w4a16, "out": "bfloat16"}, 1.15, 1.1, XLA_BF16),
     ]
     for size, goal, least in (("2 MB", 18, 15), ("128 MB", 14, 12)):
         for f in ("nvfp4", "mxfp4"):
