@@ -6,6 +6,7 @@
 // only.
 #pragma once
 
+#include "cc/cpu/scaled_dot_bits-inl.h"
 #include "cc/cpu/scaled_dot_rows-inl.h"
 #include "cc/cpu/scaled_dot_transpose-inl.h"
 
@@ -147,16 +148,49 @@ class Fp4Rows {
 
 // ---- floats
 
+// Codes of sixteen rows times a scale each.
 template <class Math, ScaleType kType>
-JAXFP4_INLINE uint32_t* PackEight(U codes, const Scale16<kType>& scale, uint32_t* panel,
-                                  int64_t stride) {
+class Products {
+ public:
+  explicit JAXFP4_INLINE Products(const uint8_t* scales) : scale_(scales) {}
+
+  // Words of the eight codes of each row, `stride` apart.
+  JAXFP4_INLINE void Store(U codes, uint32_t* to, int64_t stride) const {
 #pragma GCC unroll 8
-  for (int i = 0; i < 8; i += Math::kPerWord, panel += stride) {
-    const F even = scale.Times(LookUpE2M1(codes >> (4 * i)));
-    const F odd = scale.Times(LookUpE2M1(codes >> (4 * (i + Math::kPerWord - 1))));
-    StoreU32(Math::Word(even, odd), panel);
+    for (int i = 0; i < 8; i += Math::kPerWord, to += stride) {
+      const F even = scale_.Times(LookUpE2M1(codes >> (4 * i)));
+      const F odd = scale_.Times(LookUpE2M1(codes >> (4 * (i + Math::kPerWord - 1))));
+      StoreU32(Math::Word(even, odd), to);
+    }
   }
-  return panel;
+
+ private:
+  Scale16<kType> scale_;
+};
+
+// A tile of `size`, block by block.
+template <class Math, ScaleType kType, class Products>
+JAXFP4_INLINE void PackBlocks(const Fp4Tile& tile, int64_t size, uint32_t* panel, int64_t stride) {
+  constexpr int kBlock = BlockOf(kType);
+  const uint32_t* codes = reinterpret_cast<const uint32_t*>(tile.codes);
+  for (int64_t i = 0; i < size / kBlock; ++i) {
+    const Products products(tile.scales + i * kLanes);
+#pragma GCC unroll 4
+    for (int j = 0; j < kBlock / 8; ++j, codes += kLanes, panel += 8 / Math::kPerWord * stride) {
+      products.Store(LoadU32(codes), panel, stride);
+    }
+  }
+}
+
+template <class Math, ScaleType kType>
+JAXFP4_INLINE void PackTile(const Fp4Tile& tile, int64_t size, uint32_t* panel, int64_t stride) {
+#if defined(__AVX512BF16__) && defined(__AVX512VBMI__)
+  using Bits = ProductBits<kType>;
+  if (Math::kPerWord == 2 && Bits::Fit(tile.scales, size / BlockOf(kType) * kLanes)) {
+    return PackBlocks<Math, kType, Bits>(tile, size, panel, stride);
+  }
+#endif
+  PackBlocks<Math, kType, Products<Math, kType>>(tile, size, panel, stride);
 }
 
 // Panels of such rows for FloatScheme (scaled_dot_gemm-inl.h).
@@ -168,13 +202,8 @@ void PackFp4(const ScaledDotProblem& p, int64_t b, int64_t n, int64_t begin, int
   for (int64_t k = begin; k < end; k += kTileDepth) {
     const int64_t size = Min64(kTileDepth, end - k);
     const Fp4Tile tile = rows.Load(k, size);
-    const uint32_t* codes = reinterpret_cast<const uint32_t*>(tile.codes);
-    for (int64_t i = 0; i < size / kBlock; ++i) {
-      const Scale16<kType> scale(tile.scales + i * kLanes);
-      for (int j = 0; j < kBlock / 8; ++j, codes += kLanes) {
-        panel = PackEight<Math, kType>(LoadU32(codes), scale, panel, stride);
-      }
-    }
+    PackTile<Math, kType>(tile, size, panel, stride);
+    panel += size / Math::kPerWord * stride;
   }
 }
 

@@ -811,6 +811,73 @@ bool SameButForNaN(double x, double y) {
   return std::isnan(x) ? std::isnan(y) : x == y && std::signbit(x) == std::signbit(y);
 }
 
+// Every code times scales around all bounds, each picked out by a row with one element that is not
+// zero. Sixteen rows of rhs have such a scale together, and one among fifteen others.
+void TestElements() {
+  Random random(14);
+  Serial serial;
+  for (const Spec& b : CodedSpecs()) {
+    const ScaleType type = b.format.scale_type;
+    if (b.format.element != Element::kE2M1 || b.format.block_rows != 1 || type == ScaleType::kFloat32) {
+      continue;
+    }
+    const bool power = type == ScaleType::kE8M0;
+    const std::vector<uint8_t> odd =
+        power ? std::vector<uint8_t>{0, 1, 2, 3, 100, 250, 251, 252, 253, 254, 255}
+              : std::vector<uint8_t>{0, 1, 7, 8, 9, 0x3d, 0x7d, 0x7e, 0x7f, 0x80, 0x81, 0xb9, 0xff};
+    const int64_t kinds = static_cast<int64_t>(odd.size()), cols = 2 * kinds * 16, depth = 160;
+    Operand rhs = Make(b, 1, cols, depth, random);
+    rhs.global = {1.0f};
+    for (int64_t n = 0; n < cols; ++n) {
+      const int64_t kind = n / 16 % kinds;
+      const bool is_odd = n / 16 < kinds || n % 16 == kind;
+      const uint8_t scale = is_odd ? odd[static_cast<size_t>(kind)] : power ? 127 : 0x38;
+      for (int64_t i = 0; i < rhs.ScaleCols(); ++i) {
+        rhs.scale[static_cast<size_t>(n * rhs.ScaleCols() + i)] = scale;
+      }
+      for (int64_t i = 0; i < depth / 2; ++i) {  // none that would be an infinity
+        uint8_t& codes = rhs.data[static_cast<size_t>(n * depth / 2 + i)];
+        codes = static_cast<uint8_t>(2 * i + n % 8 + ((2 * i + 1 + n % 8) << 4));
+        if (power && scale >= 253) codes &= 0xbb;
+      }
+    }
+    const std::vector<double> values = rhs.Values();
+    for (const Spec& a : LhsSpecs()) {
+      if (a.coded || a.dtype == Dtype::kF16) continue;
+      for (const int64_t m : {int64_t{8}, int64_t{32}}) {
+        if (!Selected()) continue;
+        Operand lhs = Make(a, 1, m, depth, random);
+        const auto place = [&](int64_t r) { return r < m / 2 ? r : depth - m + r; };
+        std::fill(lhs.data.begin(), lhs.data.end(), uint8_t{0});
+        for (int64_t r = 0; r < m; ++r) {
+          const size_t size = a.dtype == Dtype::kF32 ? 4 : 2;
+          const float one = 1.0f;
+          std::memcpy(&lhs.data[static_cast<size_t>(r * depth + place(r)) * size],
+                      reinterpret_cast<const uint8_t*>(&one) + 4 - size, size);
+        }
+        for (const Kernels* kernels : SupportedTargets()) {
+          for (const bool interleaved : {false, true}) {
+            const Operand stored = interleaved ? Interleaved(rhs) : rhs;
+            const Run run = Dot(lhs, stored.Describe(), cols, Dtype::kF32,
+                                interleaved ? Layout::kInterleaved16 : Layout::kLogical, *kernels,
+                                serial);
+            for (int64_t i = 0; i < m * cols; ++i) {
+              const double value = values[static_cast<size_t>(i % cols * depth + place(i / cols))];
+              const double expected = std::fabs(value) < 0x1p-126 ? 0 : value;
+              if (run.At(i) == expected || (std::isnan(run.At(i)) && std::isnan(expected))) continue;
+              Fail(*kernels, lhs, rhs, "an element: got " + std::to_string(run.At(i)) +
+                                           ", expected " + std::to_string(expected) + " of scale " +
+                                           std::to_string(rhs.scale[static_cast<size_t>(
+                                               i % cols * rhs.ScaleCols())]));
+              break;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
 // Scale bytes of every kind, and around the bounds at which kernels change their ways: the products
 // of one FP4 format are the same bits for one row as for many.
 void TestScaleBytes() {
@@ -973,6 +1040,7 @@ int main() {
   jaxfp4::TestTransposed();
   jaxfp4::TestTransposedSpecials();
   jaxfp4::TestExtremeScales();
+  jaxfp4::TestElements();
   jaxfp4::TestScaleBytes();
   jaxfp4::TestRagged();
   jaxfp4::TestEmpty();
