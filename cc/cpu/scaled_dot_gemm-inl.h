@@ -172,7 +172,8 @@ class Gemm {
         parallel_(parallel),
         scheme_(scheme),
         chunks_(p, Scheme::kChunk),
-        row_bytes_(chunks_.Count() * Scheme::kRowBytes) {}
+        chunk_count_(chunks_.Count()),
+        row_bytes_(chunk_count_ * Scheme::kRowBytes) {}
 
   void Run() {
     const int64_t fit = kWindowBytes / row_bytes_ > 1 ? kWindowBytes / row_bytes_ : 1;
@@ -195,11 +196,14 @@ class Gemm {
   static constexpr int64_t kManyWindows = 4;  // for each thread, so that all have as much to do
 
   void RunWindows(int64_t begin, int64_t end) {
-    const int64_t bytes = entries_ * rows_ * row_bytes_;
-    const Scratch scratch(bytes + entries_ * rows_ * int64_t{sizeof(RowFactors)}, p_);
+    const int64_t rows = entries_ * rows_;
+    const int64_t scales = HasOuterBlocks(p_.lhs) ? rows * chunk_count_ : 0;
+    const Scratch scratch(rows * (row_bytes_ + int64_t{sizeof(RowFactors)}) +
+                              scales * int64_t{sizeof(float)}, p_);
     if (!scratch.ok()) return;
     lhs_ = scratch.As<uint8_t>();
-    factors_ = reinterpret_cast<RowFactors*>(lhs_ + bytes);
+    factors_ = reinterpret_cast<RowFactors*>(lhs_ + rows * row_bytes_);
+    if (scales > 0) lhs_scales_ = reinterpret_cast<float*>(factors_ + rows);
     const int64_t down = CeilDiv(p_.rows, rows_);
     for (int64_t i = begin; i < end; ++i) {
       const int64_t b = i / down * entries_, m = i % down * rows_;
@@ -219,6 +223,7 @@ class Gemm {
         const int64_t entry = i / items, r = i % items * together;
         for (int64_t j = r; j < Min64(r + together, window_.rows()); ++j) {
           *Factors(entry, j) = RowFactors(p_, Row(entry, j));
+          if (lhs_scales_ != nullptr) PackLhsScales(entry, j);
         }
         if constexpr (Scheme::kTakesFloats) {
           if (p_.lhs.transposed) {
@@ -246,6 +251,16 @@ class Gemm {
     }
   }
 
+  // A chunk is within one block.
+  void PackLhsScales(int64_t entry, int64_t r) const {
+    const float* scales = static_cast<const float*>(p_.lhs.scale) +
+                          ScaleIndex(p_.lhs, Row(entry, r), 0);
+    int64_t chunk = 0;
+    for (int64_t k = 0; k < p_.depth; k = chunks_.End(k), ++chunk) {
+      *LhsScale(entry, chunk, r) = scales[k / p_.lhs.format.block_cols];
+    }
+  }
+
   // Rows [r, r_end) of a lhs that has them as columns.
   void PackLhsColumns(int64_t entry, int64_t r, int64_t r_end) const {
     const int64_t row = Row(entry, r);
@@ -262,6 +277,10 @@ class Gemm {
   uint8_t* Lhs(int64_t entry, int64_t chunk, int64_t r) const {
     const int64_t rows = window_.rows();
     return lhs_ + entry * rows * row_bytes_ + (chunk * rows + r) * Scheme::kRowBytes;
+  }
+
+  float* LhsScale(int64_t entry, int64_t chunk, int64_t r) const {
+    return lhs_scales_ + (entry * chunk_count_ + chunk) * window_.rows() + r;
   }
 
   RowFactors* Factors(int64_t entry, int64_t r) const {
@@ -297,7 +316,7 @@ class Gemm {
   void MultiplyTile(int64_t entry, int64_t row_begin, int64_t row_end, int64_t n) const {
     alignas(64) uint8_t panel[Scheme::kPanelBytes];
     alignas(64) float sums[kWindowRows * kWidth];
-    alignas(64) float rhs_scale[kWidth];
+    RhsScales rhs_scales(p_, window_.batch_begin + entry, n);
     const int64_t b = window_.batch_begin + entry;
     const int vectors = static_cast<int>(Min64(Scheme::kVectors, CeilDiv(p_.cols - n, kLanes)));
     FinalScale scales[Scheme::kVectors];
@@ -308,7 +327,7 @@ class Gemm {
     for (int64_t k = 0; k < p_.depth; ++chunk) {
       const int64_t end = chunks_.End(k);
       for (int j = 0; j < vectors; ++j) scheme_.PackVector(p_, b, n + j * kLanes, k, end, panel, j);
-      if (chunks_.blocked()) RhsScales(b, n, k, rhs_scale);
+      rhs_scales.Set(k);
       const int64_t next = end % p_.depth;  // of this panel, or the first of the one after it
       CodesAhead ahead(p_, b, next == 0 ? n + kWidth : n, kWidth, next, chunks_.End(next),
                        CeilDiv(row_end - row_begin, Scheme::kRows));
@@ -319,7 +338,10 @@ class Gemm {
         const int64_t row = Row(entry, r);
         if (stores) PrefetchOutputs(row, n);
         const int rows =
-            AddChunk(row_end - r, vectors, {Lhs(entry, chunk, r), panel, to, rhs_scale, row, k, end});
+            AddChunk(row_end - r, vectors,
+                     {Lhs(entry, chunk, r), panel, to, end - k, chunk == 0,
+                      lhs_scales_ == nullptr ? nullptr : LhsScale(entry, chunk, r),
+                      rhs_scales.values()});
         if (stores) StoreRows(row, rows, n, vectors, Factors(entry, r), scales, to);
         r += rows;
       }
@@ -377,26 +399,38 @@ class Gemm {
     });
   }
 
-  void RhsScales(int64_t b, int64_t n, int64_t k, float* scales) const {
-    for (int64_t i = 0; i < kWidth; ++i) {
-      const int64_t row = b * p_.cols + Min64(n + i, p_.cols - 1);
-      scales[i] = HasOuterBlocks(p_.rhs) ? OuterScale(p_.rhs, row, k) : 1.0f;
+  // What multiplies the sums of a chunk of the rows of rhs of a panel, if they have float32 scales for
+  // blocks.
+  class RhsScales {
+   public:
+    RhsScales(const ScaledDotProblem& p, int64_t b, int64_t n) : x_(p.rhs) {
+      if (!HasOuterBlocks(x_)) return;
+      for (int64_t i = 0; i < kWidth; ++i) {
+        first_[i] = static_cast<const float*>(x_.scale) +
+                    RowScaleIndex(x_, b, Min64(n + i, p.cols - 1));
+      }
     }
-  }
+    void Set(int64_t k) {
+      if (!HasOuterBlocks(x_)) return;
+      const int64_t block = k / x_.format.block_cols;
+      for (int64_t i = 0; i < kWidth; ++i) values_[i] = first_[i][block];
+    }
+    const float* values() const { return HasOuterBlocks(x_) ? values_ : nullptr; }
 
-  template <int R>
-  void LhsScales(int64_t row, int64_t k, float* scales) const {
-    for (int r = 0; r < R; ++r) {
-      scales[r] = HasOuterBlocks(p_.lhs) ? OuterScale(p_.lhs, row + r, k) : 1.0f;
-    }
-  }
+   private:
+    const DotOperand& x_;
+    const float* first_[kWidth];
+    alignas(64) float values_[kWidth];
+  };
 
   struct Tile {
     const uint8_t* lhs;
     const uint8_t* panel;
     float* sums;
-    const float* rhs_scale;
-    int64_t row, begin, end;
+    int64_t size;
+    bool is_first;           // of the chunks
+    const float* lhs_scale;  // of each row, or null
+    const float* rhs_scale;  // of each column, or null
   };
 
   static constexpr int Fewer(int rows) { return rows == 6 ? 4 : rows / 2; }
@@ -421,16 +455,17 @@ class Gemm {
     }
     F sum[R][V];
     for (int64_t i = 0; i < R * kWidth; i += kLanes) __builtin_prefetch(t.sums + i);
-    Scheme::template Dot<R>(t.lhs, t.panel, t.end - t.begin, sum);
+    Scheme::template Dot<R>(t.lhs, t.panel, t.size, sum);
     // All loops over sums are unrolled, or they would go through memory.
-    if (chunks_.blocked()) {
-      float lhs_scale[R];
-      LhsScales<R>(t.row, t.begin, lhs_scale);
+    if (t.lhs_scale != nullptr) {
+      EachSum<R, V>([&](int r, int j) { sum[r][j] = sum[r][j] * F(t.lhs_scale[r]); });
+    }
+    if (t.rhs_scale != nullptr) {
       EachSum<R, V>([&](int r, int j) {
-        sum[r][j] = sum[r][j] * F(lhs_scale[r]) * LoadF32(t.rhs_scale + j * kLanes);
+        sum[r][j] = sum[r][j] * LoadF32(t.rhs_scale + j * kLanes);
       });
     }
-    if (t.begin == 0) {
+    if (t.is_first) {
       EachSum<R, V>([&](int r, int j) { StoreF32(sum[r][j], t.sums + r * kWidth + j * kLanes); });
     } else {
       EachSum<R, V>([&](int r, int j) {
@@ -445,10 +480,11 @@ class Gemm {
   Parallel& parallel_;
   const Scheme scheme_;
   const Chunks chunks_;
-  const int64_t row_bytes_;
+  const int64_t chunk_count_, row_bytes_;
   int64_t rows_, entries_;  // of a window, at most
   uint8_t* lhs_ = nullptr;         // a window of it, decoded
   RowFactors* factors_ = nullptr;  // of its rows
+  float* lhs_scales_ = nullptr;    // of its chunks, where blocks have scales that multiply sums
   Window window_{};
 };
 
