@@ -454,7 +454,6 @@ class Gemm {
       if (vectors < V) return AddChunk<R, V - 1>(rows, vectors, t);
     }
     F sum[R][V];
-    for (int64_t i = 0; i < R * kWidth; i += kLanes) __builtin_prefetch(t.sums + i);
     Scheme::template Dot<R>(t.lhs, t.panel, t.size, sum);
     // All loops over sums are unrolled, or they would go through memory.
     if (t.lhs_scale != nullptr) {
