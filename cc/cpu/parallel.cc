@@ -37,9 +37,14 @@ struct Split {
   const void* context;
   int64_t n, chunks;
 
+  // The longer chunks come first, so that the last to end is not one of them.
+  int64_t Begin(int64_t i) const {
+    const int64_t longer = n % chunks;
+    return n / chunks * i + (i < longer ? i : longer);
+  }
   void Run(int64_t i) const {
     const ScopedFlushToZero flush;
-    task(context, n * i / chunks, n * (i + 1) / chunks);
+    task(context, Begin(i), Begin(i + 1));
   }
 };
 

@@ -1,5 +1,5 @@
 // How work is cut up: each item once, in pieces that are none of them empty, as many for one thread
-// as for another.
+// as for another, the longer ones first.
 #include "cc/cpu/parallel.h"
 
 #include <cstdint>
@@ -31,10 +31,13 @@ void Test(int64_t n, int64_t grain, int64_t threads) {
   Backwards parallel(threads);
   std::vector<int> times(static_cast<size_t>(n));
   int64_t pieces = 0;
-  bool empty = false;
+  int64_t longest = 0;
+  bool empty = false, sorted = true;
   parallel.For(n, grain, [&](int64_t begin, int64_t end) {
     ++pieces;
     empty |= begin >= end;
+    sorted &= pieces == 1 || end - begin == longest || end - begin == longest + 1;
+    longest = end - begin > longest ? end - begin : longest;
     for (int64_t i = begin; i < end; ++i) ++times[static_cast<size_t>(i)];
   });
   bool once = true;
@@ -42,10 +45,12 @@ void Test(int64_t n, int64_t grain, int64_t threads) {
   const bool alone = threads == 1 || n < 2 * grain;
   const bool shared = pieces == parallel.chunks && pieces >= 2 && pieces <= 4 * threads &&
                       (pieces <= threads || pieces % threads == 0);
-  Check(once && !empty && (n == 0 ? pieces == 0 : alone ? pieces == 1 : shared),
-        "%ld items in grains of %ld, %ld threads: %ld pieces, each item once: %d, empty ones: %d",
+  sorted &= longest <= n / (pieces > 0 ? pieces : 1) + 1;
+  Check(once && !empty && sorted && (n == 0 ? pieces == 0 : alone ? pieces == 1 : shared),
+        "%ld items in grains of %ld, %ld threads: %ld pieces, each item once: %d, empty ones: %d, "
+        "longer ones first: %d",
         static_cast<long>(n), static_cast<long>(grain), static_cast<long>(threads),
-        static_cast<long>(pieces), once, empty);
+        static_cast<long>(pieces), once, empty, sorted);
 }
 
 }  // namespace
