@@ -9,30 +9,35 @@ namespace {
 
 constexpr int kVectors = kPanelCols / kLanes;
 
+// What multiplies the elements of a block, one after the other.
 struct Factors {
   float decode[kVectors + kLanes];
   float decode2[kVectors + kLanes];
 };
 
-// The factors of kLanes consecutive scales.
-JAXFP4_INLINE void DecodeScales(ScaleType type, const void* scale, float g, F* decode, F* decode2) {
-  *decode2 = F(1.0f);
+// The factors of kLanes consecutive scales. Those of float32 come second: times `unit` they could be
+// infinite. The first of the others are at most 2^64.
+JAXFP4_INLINE void DecodeScales(ScaleType type, const void* scale, float g, float unit, F* decode,
+                                F* decode2) {
   switch (type) {
     case ScaleType::kFloat32:
-      *decode = LoadF32(static_cast<const float*>(scale));
+      *decode = F(unit);
+      *decode2 = LoadF32(static_cast<const float*>(scale));
       return;
     case ScaleType::kE4M3:
-      *decode = LoadValues<E4M3>(static_cast<const uint8_t*>(scale));
+      *decode = LoadValues<E4M3>(static_cast<const uint8_t*>(scale)) * F(unit);
       *decode2 = F(g);
       return;
     case ScaleType::kE8M0:
       DecodeE8M0<Lanes>(LoadBytes(static_cast<const uint8_t*>(scale)), decode, decode2);
+      *decode = *decode * F(unit);
       return;
   }
 }
 
-// The factors of `blocks` scales, which may end where memory does.
-void BlockFactors(ScaleType type, const void* scale, int64_t blocks, float g, Factors* f) {
+// The factors of `blocks` scales, which may end where memory does, for elements over `unit`.
+void BlockFactors(ScaleType type, const void* scale, int64_t blocks, float g, float unit,
+                  Factors* f) {
   const int64_t bytes = type == ScaleType::kFloat32 ? 4 : 1;
   const auto* p = static_cast<const uint8_t*>(scale);
   for (int64_t b = 0; b < blocks; b += kLanes) {
@@ -43,7 +48,7 @@ void BlockFactors(ScaleType type, const void* scale, int64_t blocks, float g, Fa
       source = last;
     }
     F decode, decode2;
-    DecodeScales(type, source, g, &decode, &decode2);
+    DecodeScales(type, source, g, unit, &decode, &decode2);
     StoreF32(decode, f->decode + b);
     StoreF32(decode2, f->decode2 + b);
   }
@@ -52,7 +57,7 @@ void BlockFactors(ScaleType type, const void* scale, int64_t blocks, float g, Fa
 template <class E, class Mem>
 JAXFP4_INLINE void DecodeVector(const uint8_t* data, const Factors& f, int64_t i,
                                 typename Mem::Type* out) {
-  const F q = LoadValues<E>(data);
+  const F q = LoadOverUnit<E>(data);
   Mem::Store((q * F(f.decode[i])) * F(f.decode2[i]), out);
 }
 
@@ -97,6 +102,8 @@ SpanKernel SpanKernelOf(const DequantizeProblem& p) {
   return nullptr;
 }
 
+float UnitOf(Element element) { return element == Element::kE4M3 ? kLoadedUnit<E4M3> : 1.0f; }
+
 void DequantizeItem(const DequantizePlan& plan, SpanKernel decode, int64_t item) {
   const DequantizeProblem& p = plan.p;
   const int64_t row = item / plan.panels;
@@ -113,7 +120,8 @@ void DequantizeItem(const DequantizePlan& plan, SpanKernel decode, int64_t item)
   const int64_t width = shared ? (cols + kLanes - 1) / kLanes : p.format.block_cols / kLanes;
   Factors factors, repeated;
   BlockFactors(p.format.scale_type, static_cast<const uint8_t*>(p.scale) + scale * scale_bytes,
-               blocks, p.global_scale[row / plan.rows_per_global], &factors);
+               blocks, p.global_scale[row / plan.rows_per_global], UnitOf(p.format.element),
+               &factors);
   if (width > 1) {
     Repeat(factors.decode, blocks, width, repeated.decode);
     Repeat(factors.decode2, blocks, width, repeated.decode2);

@@ -21,7 +21,7 @@ JAXFP4_INLINE F LoadE5M2(const uint8_t* codes) {
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes));
   return HalfToFloat(_mm256_slli_epi16(_mm256_cvtepu8_epi16(bytes), 8));
 }
-JAXFP4_INLINE F LoadE4M3(const uint8_t* codes) {
+JAXFP4_INLINE F LoadE4M3Over256(const uint8_t* codes) {
   const __m256i wide =
       _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
   const __m256i bits = _mm256_slli_epi16(wide, 7);  // the sign twice, and seven more
@@ -29,7 +29,7 @@ JAXFP4_INLINE F LoadE4M3(const uint8_t* codes) {
   const __m256i carry = _mm256_add_epi16(bits, _mm256_set1_epi16(0x80));
   const __m256i half =
       _mm256_xor_si256(bits, _mm256_and_si256(carry, _mm256_set1_epi16(0x4000)));
-  return HalfToFloat(half) * F(256.0f);
+  return HalfToFloat(half);
 }
 
 #endif
@@ -40,10 +40,27 @@ JAXFP4_INLINE F LoadValues(const uint8_t* codes) {
   return LookUp<E>(CodeBytes<E::kBits>(codes)).Floats();
 #elif defined(__F16C__)
   if constexpr (E::kBits == 8) {
-    return E::kMantissaBits == 3 ? LoadE4M3(codes) : LoadE5M2(codes);
+    return E::kMantissaBits == 3 ? LoadE4M3Over256(codes) * F(256.0f) : LoadE5M2(codes);
   }
 #endif
   return DecodeCodes<E>(LoadCodes<E::kBits>(codes));
+}
+
+// The same over kLoadedUnit, for those who multiply them by more anyway.
+#if defined(__F16C__)
+template <class E>
+constexpr float kLoadedUnit = E::kBits == 8 && E::kMantissaBits == 3 ? 256.0f : 1.0f;
+#else
+template <class E>
+constexpr float kLoadedUnit = 1.0f;
+#endif
+
+template <class E>
+JAXFP4_INLINE F LoadOverUnit(const uint8_t* codes) {
+#if defined(__F16C__)
+  if constexpr (kLoadedUnit<E> != 1.0f) return LoadE4M3Over256(codes);
+#endif
+  return LoadValues<E>(codes);
 }
 
 }  // namespace jaxfp4::JAXFP4_TARGET

@@ -402,6 +402,59 @@ void TestBroadcastScales() {
   ForceTarget("");
 }
 
+// All codes times scales from one end of float32 to the other: products beyond it are infinite, and
+// below it zero, but none that it holds is lost on the way.
+void TestExtremeScales() {
+  Buffer<float> floats;
+  for (int e = -126; e <= 127; ++e) floats.push_back(std::ldexp(e % 2 ? 1.0f : -1.5f, e));
+  Buffer<uint8_t> powers;
+  for (int byte = 0; byte < 256; ++byte) powers.push_back(static_cast<uint8_t>(byte));
+  Serial serial;
+  for (const Element element : {Element::kE2M1, Element::kE4M3, Element::kE5M2}) {
+    const oracle::Type& type = oracle::TypeOf(element);
+    const int64_t codes = int64_t{1} << type.bits;
+    for (const bool power : {false, true}) {
+      const int64_t rows = static_cast<int64_t>(power ? powers.size() : floats.size());
+      Buffer<uint8_t> data;
+      for (int64_t i = 0; i < rows * codes * type.bits / 8; ++i) {
+        const int64_t code = i * 8 / type.bits % codes;
+        data.push_back(static_cast<uint8_t>(type.bits == 4 ? code | (code + 1) << 4 : code));
+      }
+      const int64_t offset = 0;
+      const float one = 1.0f;
+      Buffer<float> out(static_cast<size_t>(rows * codes));
+      DequantizeProblem d = {};
+      d.format = {element, power ? ScaleType::kE8M0 : ScaleType::kFloat32, 1, codes};
+      d.batch = 1;
+      d.rows = rows;
+      d.cols = codes;
+      d.data = data.data();
+      d.scale = power ? static_cast<const void*>(powers.data()) : floats.data();
+      d.scale_batch_offset = &offset;
+      d.scale_cols = d.scale_row_stride = 1;
+      d.global_count = 1;
+      d.global_scale = &one;
+      d.out = out.data();
+      for (const Kernels* kernels : SupportedTargets()) {
+        ForceTarget(kernels->name);
+        RunDequantizeBlocks(d, serial);
+        for (int64_t i = 0; i < rows * codes; ++i) {
+          const auto row = static_cast<size_t>(i / codes);
+          const double scale = !power ? floats[row] : row == 255 ? NAN
+                                      : std::ldexp(1.0, static_cast<int>(row) - 127);
+          const double exact = oracle::Value(type, static_cast<int>(i % codes)) * scale;
+          const double held = std::fabs(exact) < 0x1p-126 ? 0 : exact;
+          const float got = out[static_cast<size_t>(i)];
+          Check(got == static_cast<float>(held) || (std::isnan(got) && std::isnan(held)),
+                "%s extreme scales: code %ld times %a is %a", kernels->name,
+                static_cast<long>(i % codes), scale, got);
+        }
+      }
+    }
+  }
+  ForceTarget("");
+}
+
 }  // namespace
 }  // namespace jaxfp4
 
@@ -409,5 +462,6 @@ int main() {
   jaxfp4::TestFormats();
   jaxfp4::TestThreads();
   jaxfp4::TestBroadcastScales();
+  jaxfp4::TestExtremeScales();
   return jaxfp4::Finish("blocks_test");
 }
