@@ -134,7 +134,7 @@ def load(path: pathlib.Path) -> dict[str, Any]:
 def save(path: pathlib.Path, sections: dict[str, dict]) -> dict[str, Any]:
     """Writes sections into a result file; those that it had of the same name are replaced."""
     result = load(path)
-    if result["machine"] != machine.machine() or result["schema"] != SCHEMA:
+    if result.get("machine") != machine.machine() or result.get("schema") != SCHEMA:
         raise SystemExit(f"{path} is of another machine or schema; give another name with --json")
     result["sections"].update(sections)
     write(path, result)

@@ -1,10 +1,10 @@
 // e2m1 codes times a scale as pairs of bfloat16, by additions to bits: six instructions for 32 of
 // them, where multiplying takes ten. Included by scaled_dot_kernel.cc only.
 //
-// With a scale s the magnitudes are 4s and 6s over 1, 2, 4 or 8, and zero. In bits, starting from -4s,
-// a code takes 2^7 for each halving, the sign if it is positive, and adds what 6s has above 4s if
-// it is of that half. Zero takes everything, by saturation. That is what multiplying gives if s is
-// positive and within range (Fit); a zero has no sign then, which no sum shows.
+// With a scale s the magnitudes are 4s and 6s over 1, 2, 4 or 8, and zero. From the bits of -4s a
+// code takes 2^7 for each halving and the sign if it is positive, and it adds what 6s has above 4s
+// if it is of that half. Zero takes everything, by saturation. That is what multiplying gives if s
+// is positive and within range (Fit); a zero has no sign then, which no sum shows.
 #pragma once
 
 #include "cc/cpu/scaled_dot_rows-inl.h"

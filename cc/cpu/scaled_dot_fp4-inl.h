@@ -169,15 +169,15 @@ class Products {
 };
 
 // A tile of `size`, block by block.
-template <class Math, ScaleType kType, class Products>
+template <class Math, ScaleType kType, class Decoded>
 JAXFP4_INLINE void PackBlocks(const Fp4Tile& tile, int64_t size, uint32_t* panel, int64_t stride) {
   constexpr int kBlock = BlockOf(kType);
   const uint32_t* codes = reinterpret_cast<const uint32_t*>(tile.codes);
   for (int64_t i = 0; i < size / kBlock; ++i) {
-    const Products products(tile.scales + i * kLanes);
+    const Decoded decoded(tile.scales + i * kLanes);
 #pragma GCC unroll 4
     for (int j = 0; j < kBlock / 8; ++j, codes += kLanes, panel += 8 / Math::kPerWord * stride) {
-      products.Store(LoadU32(codes), panel, stride);
+      decoded.Store(LoadU32(codes), panel, stride);
     }
   }
 }

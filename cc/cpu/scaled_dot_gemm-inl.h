@@ -316,8 +316,8 @@ class Gemm {
   void MultiplyTile(int64_t entry, int64_t row_begin, int64_t row_end, int64_t n) const {
     alignas(64) uint8_t panel[Scheme::kPanelBytes];
     alignas(64) float sums[kWindowRows * kWidth];
-    RhsScales rhs_scales(p_, window_.batch_begin + entry, n);
     const int64_t b = window_.batch_begin + entry;
+    RhsScales rhs_scales(p_, b, n);
     const int vectors = static_cast<int>(Min64(Scheme::kVectors, CeilDiv(p_.cols - n, kLanes)));
     FinalScale scales[Scheme::kVectors];
     for (int j = 0; j < vectors; ++j) {
@@ -399,8 +399,7 @@ class Gemm {
     });
   }
 
-  // What multiplies the sums of a chunk of the rows of rhs of a panel, if they have float32 scales for
-  // blocks.
+  // What multiplies the sums of a chunk, of each row of rhs of a panel: float32 scales of blocks.
   class RhsScales {
    public:
     RhsScales(const ScaledDotProblem& p, int64_t b, int64_t n) : x_(p.rhs) {

@@ -73,7 +73,9 @@ JAXFP4_INLINE void Transpose4(float32x4_t r[4]) {
 #endif
 
 #if defined(__AVX2__) || defined(JAXFP4_NEON)
-[[maybe_unused]] JAXFP4_INLINE const float* FloatsOf(const void* x) { return static_cast<const float*>(x); }
+[[maybe_unused]] JAXFP4_INLINE const float* FloatsOf(const void* x) {
+  return static_cast<const float*>(x);
+}
 #endif
 
 // Word j of row i, which starts at row(i), becomes word i of out + to(j), for j < 16.
